@@ -1,0 +1,82 @@
+package v1alpha1
+
+import "time"
+
+// Condition types. A condition that is not listed in an object's status is False.
+const (
+	// ConditionReady says whether all is done (a request) or usable (a channel).
+	ConditionReady = "Ready"
+	// ConditionReconciling is True while the controller is still at work.
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled is True where nothing will change until a person acts.
+	ConditionStalled = "Stalled"
+	// ConditionDelivered is True once every channel has accepted the message.
+	ConditionDelivered = "Delivered"
+	// ConditionAudited is True once DataStorage holds every event of a finished request.
+	ConditionAudited = "Audited"
+)
+
+// Reasons of a NotificationRequest's Ready condition.
+const (
+	ReasonPending       = "Pending"
+	ReasonSending       = "Sending"
+	ReasonRetrying      = "Retrying"
+	ReasonSuspended     = "Suspended"
+	ReasonSent          = "Sent"
+	ReasonPartiallySent = "PartiallySent"
+	ReasonFailed        = "Failed"
+)
+
+// Reasons of the other conditions.
+const (
+	ReasonAmbiguous       = "Ambiguous"
+	ReasonConfigInvalid   = "ConfigInvalid"
+	ReasonRecorded        = "Recorded"
+	ReasonRejected        = "Rejected"
+	ReasonConfigResolved  = "ConfigResolved"
+	ReasonSecretNotFound  = "SecretNotFound"
+	ReasonChannelNotFound = "ChannelNotFound"
+	ReasonNotAllowed      = "NamespaceNotAllowed"
+	ReasonCancelled       = "Cancelled"
+)
+
+const (
+	// Finalizer holds a request until all its audit events are recorded.
+	Finalizer = "notification.kubernaut.ai/audit"
+	// ResolveAnnotation settles a delivery that is held because its outcome is in
+	// doubt: "<channel>=Sent", "<channel>=Retry" or "<channel>=Failed", several
+	// separated by commas.
+	ResolveAnnotation = "notification.kubernaut.ai/resolve"
+	// ConsoleChannel is the built-in channel that needs no NotificationChannel.
+	ConsoleChannel = "console"
+)
+
+// Duration is a span of time as Go writes it, in whole milliseconds, seconds,
+// minutes and hours: "500ms", "30s", "1h30m".
+//
+// +kubebuilder:validation:Pattern=`^([0-9]+(ms|s|m|h))+$`
+// +kubebuilder:validation:MinLength=2
+// +kubebuilder:validation:MaxLength=32
+type Duration string
+
+// Value returns the duration, 0 where it is empty or not a duration; the API
+// server admits neither.
+func (d Duration) Value() time.Duration {
+	v, _ := time.ParseDuration(string(d))
+	return v
+}
+
+// SecretKeyRef names one entry of a Secret in the object's own namespace.
+type SecretKeyRef struct {
+	// name is the Secret's name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// key is the entry in the Secret's data.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key,omitempty"`
+}

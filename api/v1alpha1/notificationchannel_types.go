@@ -1,0 +1,248 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ChannelType says what is behind a channel.
+//
+// +kubebuilder:validation:Enum=Webhook;File
+type ChannelType string
+
+// Channel types. Console is built in and stands in no NotificationChannel.
+const (
+	ChannelWebhook ChannelType = "Webhook"
+	ChannelFile    ChannelType = "File"
+	ChannelConsole ChannelType = "Console"
+)
+
+// Header is one HTTP header, its value given or kept in a Secret.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.value) != has(self.valueSecretRef)",message="needs exactly one of value and valueSecretRef"
+// +kubebuilder:validation:XValidation:rule="!(self.name.lowerAscii() in ['content-type', 'content-length', 'host', 'user-agent', 'idempotency-key', 'webhook-id', 'webhook-timestamp', 'webhook-signature', 'connection', 'transfer-encoding'])",message="names a header that the controller sets itself: remove it"
+type Header struct {
+	// name is the header's name, for example Authorization.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9!#$%&'*+.^_|~-]+$`
+	Name string `json:"name,omitempty"`
+
+	// value is the header's value. Anybody who can read the channel can read it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Value string `json:"value,omitempty"`
+
+	// valueSecretRef is where the header's value is kept.
+	// +optional
+	ValueSecretRef SecretKeyRef `json:"valueSecretRef,omitzero"`
+}
+
+// WebhookChannel posts the message as JSON to a web address.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.url) != has(self.urlSecretRef)",message="needs exactly one of url and urlSecretRef"
+type WebhookChannel struct {
+	// url is the address. Anybody who can read the channel can read it: use
+	// urlSecretRef where the address itself is a credential.
+	// +optional
+	// +kubebuilder:validation:MinLength=8
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != ''",message="must be an http or https URL with a host"
+	URL string `json:"url,omitempty"`
+
+	// urlSecretRef is where the address is kept.
+	// +optional
+	URLSecretRef SecretKeyRef `json:"urlSecretRef,omitzero"`
+
+	// signingSecretRef is the key that signs each message as Standard Webhooks has
+	// it (webhook-id, webhook-timestamp, webhook-signature).
+	// +optional
+	SigningSecretRef SecretKeyRef `json:"signingSecretRef,omitzero"`
+
+	// headers are sent with each message, up to 16.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Headers []Header `json:"headers,omitempty"`
+
+	// idempotent says that the receiver acts once on each Idempotency-Key, so that a
+	// message in doubt may safely be sent again. False where it is not given.
+	// +optional
+	Idempotent *bool `json:"idempotent,omitempty"`
+}
+
+// FileChannel writes each message as a JSON file of its own.
+type FileChannel struct {
+	// directory is where the files go, beneath the directory that the controller's
+	// flag --file-root names, for example team-a/incidents.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$`
+	Directory string `json:"directory,omitempty"`
+}
+
+// TLSConfig says whom a webhook trusts and who it is. PEM, in Secrets.
+//
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="has(self.certSecretRef) == has(self.keySecretRef)",message="needs both certSecretRef and keySecretRef, or neither"
+type TLSConfig struct {
+	// caSecretRef is the certificate authority that signed the receiver's
+	// certificate. The system's authorities are used where it is not given.
+	// +optional
+	CASecretRef SecretKeyRef `json:"caSecretRef,omitzero"`
+
+	// certSecretRef is the client certificate.
+	// +optional
+	CertSecretRef SecretKeyRef `json:"certSecretRef,omitzero"`
+
+	// keySecretRef is the client certificate's private key.
+	// +optional
+	KeySecretRef SecretKeyRef `json:"keySecretRef,omitzero"`
+}
+
+// ProxyConfig is an HTTP proxy on the way to a webhook.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.url) != has(self.urlSecretRef)",message="needs exactly one of url and urlSecretRef"
+type ProxyConfig struct {
+	// url is the proxy's address, for example http://proxy.example.com:3128.
+	// +optional
+	// +kubebuilder:validation:MinLength=8
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != ''",message="must be an http or https URL with a host"
+	URL string `json:"url,omitempty"`
+
+	// urlSecretRef is where the proxy's address is kept, for one with a password.
+	// +optional
+	URLSecretRef SecretKeyRef `json:"urlSecretRef,omitzero"`
+}
+
+// NotificationChannelSpec says where messages go and how.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="has type Webhook exactly when it has webhook: set both or neither"
+// +kubebuilder:validation:XValidation:rule="has(self.file) == (self.type == 'File')",message="has type File exactly when it has file: set both or neither"
+// +kubebuilder:validation:XValidation:rule="self.type == 'Webhook' || (!has(self.tls) && !has(self.proxy))",message="has tls or proxy, which only the type Webhook uses: remove them"
+type NotificationChannelSpec struct {
+	// type is Webhook or File. The member of the same name configures it.
+	// +required
+	Type ChannelType `json:"type,omitempty"`
+
+	// webhook configures the type Webhook.
+	// +optional
+	Webhook *WebhookChannel `json:"webhook,omitempty"`
+
+	// file configures the type File.
+	// +optional
+	File FileChannel `json:"file,omitzero"`
+
+	// timeout is how long one attempt may take, from 100ms to 2m.
+	// +optional
+	// +default="10s"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('100ms') && duration(self) <= duration('2m')",message="must be from 100ms to 2m"
+	Timeout Duration `json:"timeout,omitempty"`
+
+	// tls says whom a webhook trusts and who it is.
+	// +optional
+	TLS TLSConfig `json:"tls,omitzero"`
+
+	// proxy is an HTTP proxy on the way to a webhook. The environment's proxies are
+	// not used.
+	// +optional
+	Proxy *ProxyConfig `json:"proxy,omitempty"`
+
+	// allowedNamespaces are the other namespaces whose requests may use this
+	// channel, up to 64; "*" allows all.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	AllowedNamespaces []NamespaceName `json:"allowedNamespaces,omitempty"`
+
+	// suspend holds back every attempt on this channel that has not begun.
+	// +optional
+	Suspend *bool `json:"suspend,omitempty"`
+}
+
+// NamespaceName is the name of a namespace, or "*".
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=63
+type NamespaceName string
+
+// ChannelFailure is the latest failure on a channel.
+type ChannelFailure struct {
+	// time is when it happened.
+	// +required
+	Time *metav1.Time `json:"time,omitempty"`
+
+	// error is what happened.
+	// +required
+	Error DeliveryError `json:"error,omitzero"`
+}
+
+// NotificationChannelStatus says whether the channel can be used.
+//
+// +kubebuilder:validation:MinProperties=1
+type NotificationChannelStatus struct {
+	// conditions hold Ready: whether every Secret that the channel names is there.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// observedGeneration is the generation of the spec that this status is about.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// lastSuccessTime is when the channel last accepted a message. It is brought up
+	// to date at most every 30 seconds.
+	// +optional
+	LastSuccessTime *metav1.Time `json:"lastSuccessTime,omitempty"`
+
+	// lastFailure is the latest failed attempt. It is brought up to date at most
+	// every 30 seconds.
+	// +optional
+	LastFailure ChannelFailure `json:"lastFailure,omitzero"`
+}
+
+// NotificationChannel is a place that messages can be sent to.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=nch,categories=notification
+// +kubebuilder:selectablefield:JSONPath=`.spec.type`
+// +kubebuilder:printcolumn:name="Type",type=string,JSONPath=`.spec.type`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Last Success",type=date,JSONPath=`.status.lastSuccessTime`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Last Failure",type=string,JSONPath=`.status.lastFailure.error.reason`,priority=1
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'console'",message="the name console belongs to the built-in channel: choose another"
+type NotificationChannel struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec says where messages go and how.
+	// +required
+	Spec NotificationChannelSpec `json:"spec,omitzero"`
+
+	// status says whether the channel can be used.
+	// +optional
+	Status NotificationChannelStatus `json:"status,omitzero"`
+}
+
+// NotificationChannelList is a list of NotificationChannels.
+//
+// +kubebuilder:object:root=true
+type NotificationChannelList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []NotificationChannel `json:"items"`
+}
