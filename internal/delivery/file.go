@@ -1,0 +1,177 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"syscall"
+)
+
+// File writes each message as a JSON document of its own, named by the key. A
+// document is there as a whole or not at all, and only once.
+type File struct {
+	root      string
+	directory string
+}
+
+// NewFile returns a channel that writes into a directory beneath root. The root
+// has to exist; the directory is made. Its error is an *Error of class Config.
+func NewFile(root, directory string) (*File, error) {
+	if directory == "" {
+		directory = "."
+	}
+	if !filepath.IsLocal(directory) {
+		return nil, configError(ReasonDirectoryUnavailable, "directory has to be a relative path without ..")
+	}
+	return &File{root: root, directory: filepath.Clean(directory)}, nil
+}
+
+var safeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// Send writes the document and returns when it would survive a loss of power.
+func (f *File) Send(ctx context.Context, m *Message) (Receipt, error) {
+	content := encode(m, "  ")
+	receipt := Receipt{Digest: digest(content)}
+	if ctx.Err() != nil {
+		return receipt, Classify(ctx.Err())
+	}
+	if !safeName.MatchString(m.Key) {
+		return receipt, &Error{Class: Permanent, Reason: ReasonInvalidMessage, Message: "key is not fit for a file name"}
+	}
+	dir, err := f.open()
+	if err != nil {
+		return receipt, err
+	}
+	defer dir.Close()
+	if err := store(dir, m.Key, content); err != nil {
+		return receipt, fileError("write file", err, Transient, ReasonWriteFailed)
+	}
+	receipt.ExternalID = path.Join(filepath.ToSlash(f.directory), m.Key+".json")
+	return receipt, nil
+}
+
+// open returns the channel's directory, out of which no symbolic link leads.
+func (f *File) open() (*os.Root, error) {
+	root, err := os.OpenRoot(f.root)
+	if err != nil {
+		return nil, fileError("open root directory of all file channels", err, Config, ReasonDirectoryUnavailable)
+	}
+	defer root.Close()
+	dir, err := root.OpenRoot(f.directory)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = makeSynced(root, f.directory)
+		if err == nil {
+			dir, err = root.OpenRoot(f.directory)
+		}
+	}
+	if err != nil {
+		return nil, fileError("open directory of the channel", err, Config, ReasonDirectoryUnavailable)
+	}
+	return dir, nil
+}
+
+func makeSynced(root *os.Root, directory string) error {
+	if err := root.MkdirAll(directory, 0o750); err != nil {
+		return err
+	}
+	// Each new directory is an entry of the one above it.
+	for directory != "." {
+		directory = filepath.Dir(directory)
+		if err := syncDir(root, directory); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// store puts the content under its final name. The temporary file is not
+// truncated when it is opened: two writers of one key write the same bytes, so
+// that neither can spoil what the other is about to rename.
+func store(dir *os.Root, key string, content []byte) error {
+	name, temporary := key+".json", "."+key+".tmp"
+	if done, err := isStored(dir, name, content); done || err != nil {
+		return err
+	}
+	if err := writeSynced(dir, temporary, content); err != nil {
+		return err
+	}
+	if err := dir.Rename(temporary, name); err != nil {
+		if done, storedErr := isStored(dir, name, content); done || storedErr != nil {
+			return storedErr
+		}
+		return err
+	}
+	return syncDir(dir, ".")
+}
+
+// isStored reports whether the file is there already. Whoever renamed it may
+// have died before the directory was on disk, so that this is made up for.
+func isStored(dir *os.Root, name string, content []byte) (bool, error) {
+	found, err := dir.ReadFile(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !bytes.Equal(found, content):
+		return false, &Error{Class: Permanent, Reason: ReasonContentConflict, Message: "file exists with other content"}
+	}
+	return true, syncDir(dir, ".")
+}
+
+func writeSynced(dir *os.Root, name string, content []byte) (err error) {
+	file, err := dir.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o640)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if _, err := file.Write(content); err != nil {
+		return err
+	}
+	if err := file.Truncate(int64(len(content))); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+func syncDir(dir *os.Root, name string) error {
+	d, err := dir.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// fileError leaves the path out of its message: where the root is mounted is no
+// business of those who read a status.
+func fileError(verb string, err error, class Class, reason string) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	for _, c := range []struct {
+		target error
+		class  Class
+		reason string
+	}{
+		{syscall.ENOSPC, Transient, ReasonDiskFull},
+		{syscall.EDQUOT, Transient, ReasonDiskFull},
+		{syscall.EIO, Transient, ReasonWriteFailed},
+		{syscall.EMFILE, Transient, ReasonWriteFailed},
+		{syscall.ENFILE, Transient, ReasonWriteFailed},
+		{syscall.EROFS, Config, ReasonPermissionDenied},
+		{fs.ErrPermission, Config, ReasonPermissionDenied},
+	} {
+		if errors.Is(err, c.target) {
+			return &Error{Class: c.class, Reason: c.reason, Message: verb + ": " + c.target.Error(), Err: c.target}
+		}
+	}
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		err = path.Err
+	}
+	return &Error{Class: class, Reason: reason, Message: clean(verb+": "+err.Error(), maxMessage)}
+}
