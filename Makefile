@@ -1,0 +1,92 @@
+# The targets that a person needs have a "##" comment, which make help prints.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Images for make deploy; empty leaves what config/ says.
+MANAGER_IMG ?=
+DATASTORAGE_IMG ?=
+
+GOLANGCI_LINT_VERSION := v2.15.0
+KUBE_API_LINTER_VERSION := v0.0.0-20260716143926-092fe0c72997
+
+# The same flags everywhere, so that no dependency is compiled twice.
+GO := CGO_ENABLED=0 GOFLAGS="$(GOFLAGS) -trimpath" go
+TOOL := go tool -modfile=tools/go.mod
+CONTROLPLANE := go -C hack/controlplane run .
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubernaut-notification/tools
+GOLANGCI_LINT := $(CACHE)/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
+KUBE_API_LINTER := $(CACHE)/kube-api-linter-$(KUBE_API_LINTER_VERSION)/golangci-lint-kube-api-linter
+POSTGRES := $(shell command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null | tail -n 1)
+REDIS := $(shell command -v redis-server)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test e2e bench lint fmt generate manifests verify-generated build deploy undeploy clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: build ## Show it working on this machine until Ctrl-C (ONCE=1: until it is shown)
+	@assets=$$($(CONTROLPLANE)) && KUBEBUILDER_ASSETS=$$assets ONCE=$(ONCE) $(GO) run ./hack/run
+
+test: ## Run the unit and integration tests, with a real API server
+	@echo "PostgreSQL: $(or $(POSTGRES),not found, its tests are skipped)"
+	@echo "Redis: $(or $(REDIS),not found, its tests are skipped)"
+	@assets=$$($(CONTROLPLANE)) && echo "control plane: $$assets" && \
+		go -C hack/controlplane test . && KUBEBUILDER_ASSETS=$$assets $(GO) test $(TESTFLAGS) ./...
+
+e2e: ## Test in the cluster of KUBECONFIG; images are loaded with $E2E_LOAD NAME:TAG BINARY
+	@test -n "$$KUBECONFIG" || { echo "make e2e: KUBECONFIG is not set: point it at the cluster to test in" >&2; exit 1; }
+	@test -n "$$E2E_LOAD" || { echo "make e2e: E2E_LOAD is not set: name a command that takes NAME:TAG BINARY..., makes an image of the static binaries and loads it into the cluster" >&2; exit 1; }
+	@$(MAKE) build
+	$$E2E_LOAD localhost/notification-manager:e2e bin/manager
+	$$E2E_LOAD localhost/notification-datastorage:e2e bin/datastorage
+	$(GO) test -tags e2e -count=1 -timeout 30m -v ./test/e2e
+
+bench: ## Run the benchmarks
+	@assets=$$($(CONTROLPLANE)) && KUBEBUILDER_ASSETS=$$assets \
+		$(GO) test -run '^$$' -bench . -benchmem ./internal/audit/... ./internal/datastorage/... ./test/bench/...
+
+lint: $(GOLANGCI_LINT) $(KUBE_API_LINTER) ## Run all linters
+	$(GOLANGCI_LINT) run ./...
+	cd hack/controlplane && $(GOLANGCI_LINT) run --config ../../.golangci.yml .
+	$(KUBE_API_LINTER) run --config .golangci-kal.yml ./api/...
+	$(TOOL) logcheck ./...
+
+fmt: $(GOLANGCI_LINT) ## Format the code
+	$(GOLANGCI_LINT) fmt ./...
+
+generate: ## Generate the deep copies of the kinds
+	$(TOOL) controller-gen object paths=./api/...
+
+manifests: ## Generate the CRDs and the manager's role
+	$(TOOL) controller-gen crd rbac:roleName=notification-manager \
+		'paths=./api/...;./internal/controller/...' \
+		output:crd:dir=config/crd output:rbac:dir=config/rbac
+
+verify-generated: generate manifests ## Fail where generated files are not what the code says
+	@test -z "$$(git status --porcelain -- api config/crd config/rbac)" || { \
+		git --no-pager diff -- api config/crd config/rbac; git status --short -- api config/crd config/rbac; \
+		echo "make verify-generated: run make generate manifests and commit the result" >&2; exit 1; }
+
+build: ## Build static binaries into bin/
+	$(GO) build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+deploy: ## Install into the cluster of KUBECONFIG (MANAGER_IMG=, DATASTORAGE_IMG=)
+	$(TOOL) kustomize build config/default | sed \
+		$(if $(MANAGER_IMG),-e 's|image: .*notification-manager:.*|image: $(MANAGER_IMG)|') \
+		$(if $(DATASTORAGE_IMG),-e 's|image: .*notification-datastorage:.*|image: $(DATASTORAGE_IMG)|') \
+		-e '' | kubectl apply --server-side -f -
+
+undeploy: ## Remove from the cluster of KUBECONFIG, with all requests
+	@# While the manager runs: it lets no request go before it is audited.
+	! kubectl get crd notificationrequests.notification.kubernaut.ai >/dev/null 2>&1 || \
+		kubectl delete notificationrequests --all --all-namespaces
+	$(TOOL) kustomize build config/default | kubectl delete --ignore-not-found -f -
+
+clean: ## Remove what the build left in the work tree
+	rm -rf bin
+
+$(GOLANGCI_LINT):
+	GOFLAGS=-trimpath GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+
+$(KUBE_API_LINTER):
+	GOFLAGS=-trimpath GOBIN=$(@D) go install sigs.k8s.io/kube-api-linter/cmd/golangci-lint-kube-api-linter@$(KUBE_API_LINTER_VERSION)
