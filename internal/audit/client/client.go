@@ -1,0 +1,276 @@
+// Package client speaks DataStorage's HTTP API on behalf of the audit store and
+// the gate. It makes exactly one request for each call; whoever calls decides
+// about the next.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"kubernaut.ai/notification/internal/audit"
+)
+
+const (
+	// maxAnswer is ample for the answer to the largest batch.
+	maxAnswer = 1 << 20
+	// maxReason keeps a page of HTML out of logs and status.
+	maxReason = 256
+	// idleTimeout is below the server's 120 s, so that it is the client that
+	// closes an idle connection and no request meets a closing one.
+	idleTimeout = 90 * time.Second
+)
+
+// Options say where DataStorage is and how to speak to it.
+type Options struct {
+	URL       string        // http or https, host, optional port
+	CAFile    string        // PEM; empty: the system's roots
+	TokenFile string        // bearer token; empty: none
+	Timeout   time.Duration // of one request; 0: 10 s
+}
+
+// Client is safe for use by several goroutines.
+type Client struct {
+	base      string
+	tokenFile string
+	timeout   time.Duration
+	http      *http.Client
+}
+
+var _ audit.Poster = (*Client)(nil)
+
+// New checks the options and returns a client. It makes no request.
+func New(o Options) (*Client, error) {
+	base, err := parseURL(o.URL)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := loadRoots(o.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Second
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &Client{
+		base: base, tokenFile: o.TokenFile, timeout: o.Timeout,
+		http: &http.Client{
+			Transport: &http.Transport{
+				Proxy:               http.ProxyFromEnvironment,
+				TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+				Protocols:           protocols,
+				MaxIdleConnsPerHost: 8,
+				IdleConnTimeout:     idleTimeout,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// parseURL does not repeat what it refuses: there may be a password in it.
+func parseURL(raw string) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil ||
+		(u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return "", errors.New("--datastorage-url must be http://HOST[:PORT] or https://HOST[:PORT], without user info, path, query or fragment")
+	}
+	return u.Scheme + "://" + u.Host, nil
+}
+
+func loadRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read CA file for --datastorage-url: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("read CA file for --datastorage-url: %s holds no PEM certificate", file)
+	}
+	return roots, nil
+}
+
+// CloseIdleConnections closes the connections that no request uses.
+func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }
+
+// Post sends 1 to 1000 events in one request. Errors are as audit.Poster has them.
+func (c *Client) Post(ctx context.Context, events []audit.Event) (audit.Ack, error) {
+	body, err := json.Marshal(events)
+	if err != nil {
+		return audit.Ack{}, fmt.Errorf("encode audit events: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.do(ctx, http.MethodPost, "/api/v1/audit/events/batch", body)
+	if err != nil {
+		return audit.Ack{}, fmt.Errorf("post audit events: %w", err)
+	}
+	defer resp.Body.Close()
+	// An answer that breaks off still says what it says by its status.
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if resp.StatusCode/100 == 2 {
+		return readAck(answer, events), nil
+	}
+	return audit.Ack{}, readProblem(resp, answer, len(events))
+}
+
+// Ready returns nil when DataStorage's write path works, and otherwise why it is
+// not known to.
+func (c *Client) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.do(ctx, http.MethodGet, "/readyz", nil)
+	if err != nil {
+		return fmt.Errorf("ask DataStorage whether it is ready: %w", err)
+	}
+	defer resp.Body.Close()
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask DataStorage whether it is ready: %s/readyz answered %d: %s", c.base, resp.StatusCode, reason(resp, answer))
+	}
+	return nil
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	// Without it net/http cannot send the request a second time by itself.
+	req.GetBody = nil
+	req.Header.Set("Accept", "application/json, application/problem+json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.tokenFile != "" {
+		// Read each time, since the kubelet replaces the token while we run.
+		token, err := os.ReadFile(c.tokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("read token file: %w", err)
+		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	}
+	return c.http.Do(req)
+}
+
+// readAck takes from a 2xx what it can. The status alone is the acknowledgement.
+func readAck(answer []byte, events []audit.Event) audit.Ack {
+	var body struct {
+		EventIDs   []string `json:"event_ids"`
+		LogIndexes []int64  `json:"log_indices"`
+		Duplicates int      `json:"duplicates"`
+	}
+	if json.Unmarshal(answer, &body) != nil || len(body.EventIDs) != len(events) {
+		return audit.Ack{}
+	}
+	for i := range events {
+		if body.EventIDs[i] != events[i].EventID.String() {
+			return audit.Ack{}
+		}
+	}
+	ack := audit.Ack{LogIndexes: body.LogIndexes, Duplicates: body.Duplicates}
+	if len(ack.LogIndexes) != len(events) {
+		ack.LogIndexes = nil
+	}
+	return ack
+}
+
+func readProblem(resp *http.Response, answer []byte, events int) *audit.PostError {
+	problem := &audit.PostError{
+		Status:     resp.StatusCode,
+		Reason:     reason(resp, answer),
+		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
+	}
+	var body struct {
+		Errors []struct {
+			Pointer  string       `json:"pointer"`
+			Detail   string       `json:"detail"`
+			LogIndex int64        `json:"log_index"`
+			Stored   *audit.Facts `json:"stored"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(answer, &body) != nil {
+		return problem
+	}
+	for _, e := range body.Errors {
+		index, field, ok := splitPointer(e.Pointer)
+		if !ok || index >= events {
+			continue
+		}
+		fault := audit.Fault{Index: index, Detail: shorten(strings.TrimSpace(field + " " + e.Detail))}
+		if e.Stored != nil {
+			fault.Stored = &audit.Stored{LogIndex: e.LogIndex, Facts: *e.Stored}
+		}
+		problem.Faults = append(problem.Faults, fault)
+	}
+	return problem
+}
+
+// splitPointer parts "/3/event_type" into the event's index and the rest.
+func splitPointer(pointer string) (index int, field string, ok bool) {
+	pointer, ok = strings.CutPrefix(pointer, "/")
+	if !ok {
+		return 0, "", false
+	}
+	first, field, found := strings.Cut(pointer, "/")
+	index, err := strconv.Atoi(first)
+	if err != nil || index < 0 {
+		return 0, "", false
+	}
+	if found {
+		field = "/" + field
+	}
+	return index, field, true
+}
+
+// reason is what the answer says in words.
+func reason(resp *http.Response, answer []byte) string {
+	var problem struct{ Title, Detail string }
+	text := string(answer)
+	if json.Unmarshal(answer, &problem) == nil && problem.Title+problem.Detail != "" {
+		text = problem.Detail
+		if text == "" {
+			text = problem.Title
+		}
+	}
+	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode/100 == 3 {
+		text = "redirects are not followed"
+	}
+	if text = strings.TrimSpace(text); text == "" {
+		text = http.StatusText(resp.StatusCode)
+	}
+	return shorten(text)
+}
+
+func shorten(text string) string {
+	if len(text) > maxReason {
+		text = text[:maxReason]
+	}
+	return strings.ToValidUTF8(strings.Join(strings.Fields(text), " "), "")
+}
+
+// retryAfter reads seconds or an HTTP date; 0 where there is neither.
+func retryAfter(header string, now time.Time) time.Duration {
+	if seconds, err := strconv.Atoi(header); err == nil {
+		return max(0, min(time.Duration(seconds), 1<<20)*time.Second)
+	}
+	if at, err := http.ParseTime(header); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}

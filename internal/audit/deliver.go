@@ -1,0 +1,228 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Poster sends one batch in one request and never repeats it. Any 2xx is a nil
+// error; every other answer is a *PostError; other errors mean that there was
+// no answer.
+type Poster interface {
+	Post(ctx context.Context, events []Event) (Ack, error)
+}
+
+// Ack is DataStorage's word that it holds a batch.
+type Ack struct {
+	LogIndexes []int64 // one for each event, or nil where the answer did not say
+	Duplicates int     // events that it held already
+}
+
+// PostError is an answer other than 2xx.
+type PostError struct {
+	Status     int
+	Reason     string
+	RetryAfter time.Duration // 0 where the answer did not say
+	Faults     []Fault       // the events that the answer points at
+}
+
+func (e *PostError) Error() string {
+	return fmt.Sprintf("DataStorage answered %d: %s", e.Status, e.Reason)
+}
+
+// Fault is what is wrong with one event of a batch.
+type Fault struct {
+	Index  int // of the event in the batch
+	Detail string
+	Stored *Stored // what DataStorage holds under the event's ID, in a 409
+}
+
+// Stored is an event that DataStorage holds: its place in the log and its facts.
+type Stored struct {
+	LogIndex int64
+	Facts    Facts
+}
+
+// Facts are what two builds of one event must agree on, whatever else of it a
+// newer program or another flag has changed.
+type Facts struct {
+	EventType       string `json:"event_type"`
+	NotificationUID string `json:"notification_uid"`
+	Channel         string `json:"channel"`
+	Attempt         int    `json:"attempt"`
+	ContentDigest   string `json:"content_digest"`
+}
+
+// agree reports whether the stored event states the same as e.
+func (f Facts) agree(e *Event) bool {
+	var own Facts
+	if err := json.Unmarshal(e.EventData, &own); err != nil {
+		return false
+	}
+	own.EventType = e.EventType
+	return own.NotificationUID != "" && own == f
+}
+
+// verdict is what one answer says about each event of a batch.
+type verdict struct {
+	recorded  []Receipt
+	rejected  []Rejection
+	conflicts int
+	again     [][]Event // batches to be sent at once
+}
+
+// judge reads an answer. It returns err itself where that may pass with time,
+// which says nothing about the events.
+func judge(batch []Event, ack Ack, err error, now time.Time) (verdict, error) {
+	if err == nil {
+		v := verdict{recorded: make([]Receipt, len(batch))}
+		for i := range batch {
+			v.recorded[i] = receipt(&batch[i], now)
+			if len(ack.LogIndexes) == len(batch) {
+				v.recorded[i].LogIndex = new(ack.LogIndexes[i])
+			}
+		}
+		return v, nil
+	}
+	answer, ok := errors.AsType[*PostError](err)
+	if !ok {
+		return verdict{}, err
+	}
+	switch answer.Status {
+	case http.StatusRequestEntityTooLarge:
+		return halve(batch, answer), nil
+	case http.StatusBadRequest, http.StatusConflict, http.StatusUnprocessableEntity:
+		if len(answer.Faults) == 0 {
+			return halve(batch, answer), nil
+		}
+		return sortOut(batch, answer, now), nil
+	}
+	return verdict{}, err
+}
+
+func halve(batch []Event, answer *PostError) verdict {
+	if len(batch) == 1 {
+		return verdict{rejected: []Rejection{{Event: batch[0], Status: answer.Status, Reason: answer.Reason}}}
+	}
+	half := len(batch) / 2
+	return verdict{again: [][]Event{batch[:half], batch[half:]}}
+}
+
+// sortOut parts the events that the answer points at from the others.
+func sortOut(batch []Event, answer *PostError, now time.Time) verdict {
+	faults := make(map[int]Fault, len(answer.Faults))
+	for _, f := range answer.Faults {
+		if first, ok := faults[f.Index]; ok {
+			first.Detail += "; " + f.Detail
+			f = first
+		}
+		faults[f.Index] = f
+	}
+	var v verdict
+	var rest []Event
+	for i := range batch {
+		e := &batch[i]
+		fault, pointed := faults[i]
+		switch {
+		case !pointed:
+			rest = append(rest, *e)
+		case answer.Status == http.StatusConflict && fault.Stored != nil && fault.Stored.Facts.agree(e):
+			r := receipt(e, now)
+			r.LogIndex = new(fault.Stored.LogIndex)
+			v.recorded = append(v.recorded, r)
+		default:
+			v.rejected = append(v.rejected, Rejection{Event: *e, Status: answer.Status, Reason: fault.Detail})
+			if answer.Status == http.StatusConflict {
+				v.conflicts++
+			}
+		}
+	}
+	if len(rest) > 0 {
+		v.again = [][]Event{rest}
+	}
+	return v
+}
+
+func receipt(e *Event, now time.Time) Receipt {
+	return Receipt{EventID: e.EventID, Namespace: e.Namespace, ResourceID: e.ResourceID, Recorded: true, Time: now}
+}
+
+// deliver sends events until each is recorded or rejected, and says so. It stops
+// at the first failure that may pass, and returns it with the events that are left.
+func (s *Store) deliver(events []Event, replay bool) (left []Event, err error) {
+	batches := [][]Event{events}
+	for len(batches) > 0 {
+		batch := batches[0]
+		start := time.Now()
+		ack, err := s.poster.Post(s.posting, batch)
+		now := time.Now()
+		s.metrics.observe(len(batch), now.Sub(start), err)
+		v, err := judge(batch, ack, err, now)
+		if err != nil {
+			return slices.Concat(batches...), err
+		}
+		s.answered()
+		rest := slices.Concat(v.again, batches[1:])
+		if err := s.conclude(v, ack.Duplicates, replay); err != nil {
+			return s.stillHeld(slices.Concat(batches...)), err
+		}
+		batches = rest
+	}
+	return nil, nil
+}
+
+// conclude accounts for a verdict and tells whoever waits for it.
+func (s *Store) conclude(v verdict, duplicates int, replay bool) error {
+	if len(v.recorded) > 0 {
+		ids := make([]uuid.UUID, len(v.recorded))
+		for i := range v.recorded {
+			ids[i] = v.recorded[i].EventID
+		}
+		if err := s.settle(ids, nil, replay); err != nil {
+			return err
+		}
+		s.tell(v.recorded)
+	}
+	if len(v.rejected) > 0 {
+		if err := s.settle(nil, v.rejected, replay); err != nil {
+			return err
+		}
+		first := v.rejected[0]
+		s.log.Error(nil, "DataStorage rejected audit events", "events", len(v.rejected), "conflicts", v.conflicts,
+			"eventID", first.Event.EventID, "status", first.Status, "reason", first.Reason)
+		receipts := make([]Receipt, len(v.rejected))
+		for i := range v.rejected {
+			receipts[i] = receipt(&v.rejected[i].Event, time.Now())
+			receipts[i].Recorded, receipts[i].Reason = false, v.rejected[i].Reason
+		}
+		s.tell(receipts)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts.Duplicates += duplicates
+	s.counts.Conflicts += v.conflicts
+	return nil
+}
+
+func (s *Store) tell(receipts []Receipt) {
+	if s.onReceipts != nil {
+		s.onReceipts(receipts)
+	}
+}
+
+// stillHeld returns the events that have not been accounted for.
+func (s *Store) stillHeld(events []Event) []Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(events, func(e Event) bool {
+		_, ok := s.held[e.EventID]
+		return !ok
+	})
+}

@@ -1,0 +1,304 @@
+package dlq
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"kubernaut.ai/notification/internal/audit"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func event(n int) audit.Event {
+	return audit.Event{
+		EventID: audit.EventID(fmt.Sprint(n)), Version: "1.0", EventType: audit.TypeMessageSent,
+		EventTimestamp: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC), EventOutcome: audit.OutcomeSuccess,
+		CorrelationID: "c", DurationMS: new(int64(12)), EventData: json.RawMessage(`{"subject":"a < b","n":1.0}`),
+	}
+}
+
+func events(from, to int) []audit.Event {
+	var list []audit.Event
+	for n := from; n < to; n++ {
+		list = append(list, event(n))
+	}
+	return list
+}
+
+func ids(list []audit.Event) []uuid.UUID {
+	var ids []uuid.UUID
+	for _, e := range list {
+		ids = append(ids, e.EventID)
+	}
+	return ids
+}
+
+func open(t *testing.T, dir string) *File {
+	t.Helper()
+	f, err := Open(dir, logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func put(t *testing.T, f *File, list []audit.Event, want int) {
+	t.Helper()
+	if added, err := f.Put(t.Context(), list); err != nil || added != want {
+		t.Fatalf("put: %d added, error %v; want %d", added, err, want)
+	}
+}
+
+func next(t *testing.T, f *File, limit int) []audit.Event {
+	t.Helper()
+	list, err := f.Next(t.Context(), limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func settle(t *testing.T, f *File, recorded []uuid.UUID, rejected []audit.Rejection) audit.Depth {
+	t.Helper()
+	depth, err := f.Settle(t.Context(), recorded, rejected)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return depth
+}
+
+func TestWhatWasPutIsThereAfterTheProcessDiedByteForByte(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "is", "created")
+	f := open(t, dir)
+	put(t, f, events(0, 5), 5)
+	put(t, f, events(3, 8), 3)
+	// What a dead process leaves are its files; its lock the kernel has dropped.
+	f.lock.Close()
+	again := open(t, dir)
+	f.lock = nil
+	depth := settle(t, again, nil, nil)
+	if depth.Waiting != 8 || time.Since(depth.Oldest) > time.Minute {
+		t.Errorf("depth is %+v", depth)
+	}
+	want, _ := json.Marshal(events(0, 8))
+	got, _ := json.Marshal(next(t, again, 100))
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+func TestEventsComeInOrderAndThoseTriedLeastOftenFirst(t *testing.T) {
+	f := open(t, t.TempDir())
+	put(t, f, events(0, 6), 6)
+	for _, want := range [][]audit.Event{events(0, 2), events(2, 4), events(4, 6), events(0, 6)} {
+		if diff := cmp.Diff(ids(want), ids(next(t, f, len(want)))); diff != "" {
+			t.Errorf("events (-want +got):\n%s", diff)
+		}
+	}
+	put(t, f, events(6, 7), 1)
+	if got := next(t, f, 1); got[0].EventID != event(6).EventID {
+		t.Error("an event that was never tried waits for one that was")
+	}
+}
+
+func TestSettledEventsAreGoneAndRejectedOnesKeepTheirReason(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, dir)
+	put(t, f, events(0, 10), 10)
+	rejected := []audit.Rejection{{Event: event(4), Status: 400, Reason: "/event_type is required"}, {Event: event(99), Status: 409, Reason: "is stored"}}
+	depth := settle(t, f, ids(events(0, 4)), rejected)
+	if depth.Waiting != 5 || depth.Rejected != 2 {
+		t.Errorf("depth is %+v; want 5 waiting and 2 rejected", depth)
+	}
+	rejected[1].Reason = "is still stored"
+	settle(t, f, ids(events(0, 4)), rejected[1:])
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f = open(t, dir)
+	if depth := settle(t, f, nil, nil); depth.Waiting != 5 || depth.Rejected != 2 {
+		t.Errorf("depth is %+v after reopening", depth)
+	}
+	if diff := cmp.Diff(ids(events(5, 10)), ids(next(t, f, 100))); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	var status int
+	var reason, payload string
+	row := f.db.QueryRow("SELECT status, reason, payload FROM rejected WHERE event_id = ?", event(99).EventID.String())
+	if err := row.Scan(&status, &reason, &payload); err != nil {
+		t.Fatal(err)
+	}
+	if status != 409 || reason != "is still stored" || !strings.Contains(payload, event(99).EventID.String()) {
+		t.Errorf("rejected row is %d, %s, %s", status, reason, payload)
+	}
+}
+
+func TestUnreadableEventsAreSetAsideWhileOthersFlow(t *testing.T) {
+	f := open(t, t.TempDir())
+	put(t, f, events(0, 5), 5)
+	for n, change := range []string{
+		`payload = replace(payload, 'success', 'failure')`,
+		`sha256 = x'00'`,
+		`event_id = '` + uuid.NewString() + `'`,
+	} {
+		if _, err := f.db.Exec("UPDATE waiting SET "+change+" WHERE event_id = ?", event(n).EventID.String()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(ids(events(3, 5)), ids(next(t, f, 100))); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	if depth := settle(t, f, nil, nil); depth.Waiting != 2 || depth.Aside != 3 {
+		t.Errorf("depth is %+v; want 2 waiting and 3 aside", depth)
+	}
+	// The fact behind an unreadable event can be recorded anew.
+	put(t, f, events(0, 1), 1)
+}
+
+func TestASecondOwnerIsRefusedUntilTheFirstHasGone(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir)
+	_, err := Open(dir, logr.Discard())
+	if err == nil || !strings.Contains(err.Error(), "--dlq-path") || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "another process uses it") {
+		t.Errorf("error is %v", err)
+	}
+	put(t, first, events(0, 1), 1)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, dir)
+}
+
+func TestAPathThatCannotBeUsedIsNamedWithItsFlag(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	newer, garbage, readOnly := t.TempDir(), t.TempDir(), t.TempDir()
+	f := open(t, newer)
+	if _, err := f.db.Exec("PRAGMA user_version = 7"); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := os.WriteFile(filepath.Join(garbage, "events.db"), []byte(strings.Repeat("garbage", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A directory in the database's place refuses a write to root as well.
+	if err := os.Mkdir(filepath.Join(readOnly, "events.db"), 0o500); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]string{
+		"":                           "a directory on a local disk is required",
+		file:                         "not a directory",
+		filepath.Join(file, "below"): "not a directory",
+		"/proc/nowhere":              "/proc/nowhere",
+		newer:                        "schema version is 7 and this program knows only 1",
+		garbage:                      "not a database",
+		readOnly:                     "unable to open database file",
+	} {
+		_, err := Open(dir, logr.Discard())
+		if err == nil || !strings.Contains(err.Error(), "--dlq-path") || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error is %v, want %q", dir, err, want)
+		}
+	}
+}
+
+func TestAFullDiskIsAnErrorAndLosesNothing(t *testing.T) {
+	f := open(t, t.TempDir())
+	put(t, f, events(0, 10), 10)
+	var pages int
+	if err := f.db.QueryRow("PRAGMA page_count").Scan(&pages); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.db.Exec(fmt.Sprintf("PRAGMA max_page_count = %d", pages)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Put(t.Context(), events(10, 1000)); err == nil || !strings.Contains(err.Error(), "full") {
+		t.Errorf("error is %v", err)
+	}
+	if depth := settle(t, f, ids(events(0, 10)), nil); depth.Waiting != 0 {
+		t.Errorf("depth is %+v", depth)
+	}
+	if _, err := f.db.Exec("PRAGMA max_page_count = 1000000"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, f, events(10, 1000), 990)
+}
+
+func TestEventsArePutWithAFullSyncAndRemovedWithout(t *testing.T) {
+	f := open(t, t.TempDir())
+	level := func() (n int) {
+		if err := f.db.QueryRow("PRAGMA synchronous").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	const normal, full = 1, 2
+	put(t, f, events(0, 3), 3)
+	if got := level(); got != full {
+		t.Errorf("put: synchronous is %d", got)
+	}
+	settle(t, f, ids(events(0, 1)), nil)
+	if got := level(); got != normal {
+		t.Errorf("removal: synchronous is %d", got)
+	}
+	settle(t, f, nil, []audit.Rejection{{Event: event(1), Status: 400}})
+	if got := level(); got != full {
+		t.Errorf("rejection: synchronous is %d", got)
+	}
+	var mode string
+	if err := f.db.QueryRow("PRAGMA journal_mode").Scan(&mode); err != nil || mode != "wal" {
+		t.Errorf("journal_mode is %s, %v", mode, err)
+	}
+}
+
+func TestAClosedQueueSaysSo(t *testing.T) {
+	f := open(t, t.TempDir())
+	f.Close()
+	if _, err := f.Put(t.Context(), events(0, 1)); err == nil || !strings.Contains(err.Error(), "the queue is closed") {
+		t.Errorf("put: error is %v", err)
+	}
+	if _, err := f.Settle(t.Context(), ids(events(0, 1)), nil); err == nil || !strings.Contains(err.Error(), "the queue is closed") {
+		t.Errorf("settle: error is %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+}
+
+func BenchmarkPut(b *testing.B) {
+	for _, size := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			f, err := Open(b.TempDir(), logr.Discard())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			list := events(0, size)
+			for b.Loop() {
+				for i := range list {
+					list[i].EventID = uuid.New()
+				}
+				if _, err := f.Put(b.Context(), list); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
