@@ -1,0 +1,237 @@
+package controller
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/delivery"
+)
+
+// Channels finds the channels of requests and makes their senders.
+type Channels struct {
+	// Reader reads NotificationChannels and the metadata of Secrets, from a cache.
+	Reader client.Reader
+	// Secrets reads Secrets from the API server, so that none is kept in memory.
+	Secrets client.Reader
+	// HTTP is the client of all webhooks.
+	HTTP *delivery.HTTP
+	// Console is the sender of the built-in channel.
+	Console delivery.Sender
+	// FileRoot is the directory beneath which all file channels write.
+	FileRoot string
+}
+
+var secretMetadata = metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}}
+
+// lookup returns what the plan needs to know of the channels of nr, and the
+// NotificationChannels themselves. It reads no secret.
+func (c *Channels) lookup(ctx context.Context, nr *v1alpha1.NotificationRequest) (map[string]channel, map[string]*v1alpha1.NotificationChannel) {
+	known := map[string]channel{}
+	objects := map[string]*v1alpha1.NotificationChannel{}
+	for _, ref := range channelRefs(nr) {
+		if ref.Name == v1alpha1.ConsoleChannel {
+			known[ref.Name] = channel{kind: v1alpha1.ChannelConsole, idempotent: true}
+			continue
+		}
+		object := &v1alpha1.NotificationChannel{}
+		key := channelKey(nr, ref)
+		err := c.Reader.Get(ctx, key, object)
+		switch {
+		case apierrors.IsNotFound(err):
+			known[ref.Name] = channel{blocked: blocked(v1alpha1.ReasonChannelNotFound,
+				"there is no NotificationChannel %s: create it and the message is sent", key)}
+			continue
+		case err != nil:
+			known[ref.Name] = channel{blocked: unreadable("the channel", key, err)}
+			continue
+		}
+		known[ref.Name] = c.describe(ctx, nr.Namespace, object)
+		objects[ref.Name] = object
+	}
+	return known, objects
+}
+
+// describe says what the plan needs to know of a channel that a request in the
+// given namespace names.
+func (c *Channels) describe(ctx context.Context, namespace string, object *v1alpha1.NotificationChannel) channel {
+	revision, missing, err := c.revision(ctx, object)
+	ch := channel{
+		kind:       object.Spec.Type,
+		idempotent: object.Spec.Type == v1alpha1.ChannelFile || object.Spec.Webhook != nil && object.Spec.Webhook.Idempotent != nil && *object.Spec.Webhook.Idempotent,
+		timeout:    object.Spec.Timeout.Value(),
+		config:     revision,
+	}
+	key := client.ObjectKeyFromObject(object)
+	switch {
+	case namespace != object.Namespace && !allows(object, namespace):
+		ch.blocked = blocked(v1alpha1.ReasonNotAllowed,
+			"the channel %s does not allow requests of namespace %s: add it to the channel's allowedNamespaces", key, namespace)
+	case object.Spec.Suspend != nil && *object.Spec.Suspend:
+		ch.blocked = blocked("ChannelSuspended", "the channel %s is suspended: set its suspend to false", key)
+	case err != nil:
+		ch.blocked = unreadable("a Secret of the channel", key, err)
+	case missing != "":
+		ch.blocked = blocked(v1alpha1.ReasonSecretNotFound, "the channel %s needs the Secret %s, which does not exist: create it", key, missing)
+	}
+	return ch
+}
+
+func allows(object *v1alpha1.NotificationChannel, namespace string) bool {
+	return slices.Contains(object.Spec.AllowedNamespaces, v1alpha1.NamespaceName(namespace)) ||
+		slices.Contains(object.Spec.AllowedNamespaces, "*")
+}
+
+// revision identifies the channel's configuration with its Secrets, and names
+// the first Secret that is missing.
+func (c *Channels) revision(ctx context.Context, object *v1alpha1.NotificationChannel) (id, missing string, err error) {
+	parts := []string{string(object.UID), fmt.Sprint(object.Generation)}
+	for _, name := range secretNames(object) {
+		meta := secretMetadata.DeepCopy()
+		key := types.NamespacedName{Namespace: object.Namespace, Name: name}
+		switch err := c.Reader.Get(ctx, key, meta); {
+		case apierrors.IsNotFound(err):
+			if missing == "" {
+				missing = name
+			}
+		case err != nil:
+			return "", "", fmt.Errorf("get metadata of secret %s: %w", key, err)
+		}
+		parts = append(parts, name, string(meta.UID), meta.ResourceVersion)
+	}
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\n")))
+	return hex.EncodeToString(sum[:16]), missing, nil
+}
+
+// sender makes the sender of a channel with its secrets filled in. A secret that
+// is missing is a *delivery.Error of class Config.
+func (c *Channels) sender(ctx context.Context, object *v1alpha1.NotificationChannel) (delivery.Sender, error) {
+	secrets := secretReader{ctx: ctx, reader: c.Secrets, namespace: object.Namespace, secrets: map[string]*corev1.Secret{}}
+	spec := object.Spec
+	if spec.Type == v1alpha1.ChannelFile {
+		return delivery.NewFile(c.FileRoot, spec.File.Directory)
+	}
+	endpoint := delivery.Endpoint{
+		URL:     secrets.text(spec.Webhook.URL, spec.Webhook.URLSecretRef),
+		Headers: map[string]string{},
+		Timeout: spec.Timeout.Value(),
+		CA:      secrets.value(spec.TLS.CASecretRef),
+		Cert:    secrets.value(spec.TLS.CertSecretRef),
+		Key:     secrets.value(spec.TLS.KeySecretRef),
+	}
+	if spec.Proxy != nil {
+		endpoint.Proxy = secrets.text(spec.Proxy.URL, spec.Proxy.URLSecretRef)
+	}
+	for _, h := range spec.Webhook.Headers {
+		endpoint.Headers[h.Name] = secrets.text(h.Value, h.ValueSecretRef)
+	}
+	config := delivery.WebhookConfig{Endpoint: endpoint, SigningSecret: secrets.value(spec.Webhook.SigningSecretRef)}
+	if secrets.err != nil {
+		return nil, secrets.err
+	}
+	return delivery.NewWebhook(c.HTTP, config)
+}
+
+// secretReader reads the entries of Secrets and keeps the first error.
+type secretReader struct {
+	ctx       context.Context
+	reader    client.Reader
+	namespace string
+	secrets   map[string]*corev1.Secret
+	err       error
+}
+
+func (s *secretReader) text(value string, ref v1alpha1.SecretKeyRef) string {
+	if ref.Name == "" {
+		return value
+	}
+	return strings.TrimSpace(string(s.value(ref)))
+}
+
+func (s *secretReader) value(ref v1alpha1.SecretKeyRef) []byte {
+	if ref.Name == "" || s.err != nil {
+		return nil
+	}
+	secret := s.secrets[ref.Name]
+	if secret == nil {
+		secret = &corev1.Secret{}
+		err := s.reader.Get(s.ctx, types.NamespacedName{Namespace: s.namespace, Name: ref.Name}, secret)
+		switch {
+		case apierrors.IsNotFound(err):
+			s.err = &delivery.Error{
+				Class: delivery.Config, Reason: v1alpha1.ReasonSecretNotFound,
+				Message: fmt.Sprintf("the Secret %s does not exist: create it", ref.Name),
+			}
+			return nil
+		case err != nil:
+			s.err = fmt.Errorf("get secret %s/%s: %w", s.namespace, ref.Name, err)
+			return nil
+		}
+		s.secrets[ref.Name] = secret
+	}
+	value, ok := secret.Data[ref.Key]
+	if !ok || len(value) == 0 {
+		s.err = &delivery.Error{
+			Class: delivery.Config, Reason: "SecretKeyNotFound",
+			Message: fmt.Sprintf("the Secret %s has no entry %s: add it", ref.Name, ref.Key),
+		}
+	}
+	return value
+}
+
+// secretRefs returns all references to Secrets of a channel.
+func secretRefs(object *v1alpha1.NotificationChannel) []v1alpha1.SecretKeyRef {
+	refs := []v1alpha1.SecretKeyRef{object.Spec.TLS.CASecretRef, object.Spec.TLS.CertSecretRef, object.Spec.TLS.KeySecretRef}
+	if p := object.Spec.Proxy; p != nil {
+		refs = append(refs, p.URLSecretRef)
+	}
+	if w := object.Spec.Webhook; w != nil {
+		refs = append(refs, w.URLSecretRef, w.SigningSecretRef)
+		for _, h := range w.Headers {
+			refs = append(refs, h.ValueSecretRef)
+		}
+	}
+	return slices.DeleteFunc(refs, func(r v1alpha1.SecretKeyRef) bool { return r.Name == "" })
+}
+
+// secretNames returns the names of the Secrets that a channel needs, sorted.
+func secretNames(object *v1alpha1.NotificationChannel) []string {
+	var names []string
+	for _, ref := range secretRefs(object) {
+		names = append(names, ref.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func channelKey(nr *v1alpha1.NotificationRequest, ref v1alpha1.ChannelReference) types.NamespacedName {
+	key := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
+	if key.Namespace == "" {
+		key.Namespace = nr.Namespace
+	}
+	return key
+}
+
+// unreadable blocks one channel, and no other, while something of it cannot be
+// read.
+func unreadable(what string, key types.NamespacedName, err error) v1alpha1.DeliveryError {
+	e := blocked("ChannelUnreadable", "%s %s cannot be read: %v", what, key, err)
+	e.Class = v1alpha1.ErrorTransient
+	return e
+}
+
+func blocked(reason, format string, args ...any) v1alpha1.DeliveryError {
+	return v1alpha1.DeliveryError{
+		Class: v1alpha1.ErrorConfig, Reason: reason, Message: truncate(fmt.Sprintf(format, args...), 256),
+	}
+}

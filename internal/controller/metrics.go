@@ -1,0 +1,111 @@
+package controller
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+)
+
+// Metrics are what the controller counts.
+type Metrics struct {
+	attempts   *prometheus.CounterVec
+	deliveries *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+}
+
+// NewMetrics registers the counters.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "notification_delivery_attempts_total",
+			Help: "Attempts to send a message, by the channel's type, the outcome (Sent or the error's class) and the error's reason.",
+		}, []string{"channel_type", "outcome", "reason"}),
+		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "notification_deliveries_total",
+			Help: "Deliveries that ended, by the channel's type and final state.",
+		}, []string{"channel_type", "state"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "notification_delivery_attempt_duration_seconds",
+			Help:    "How long attempts took.",
+			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120},
+		}, []string{"channel_type"}),
+	}
+	registry.MustRegister(m.attempts, m.deliveries, m.duration)
+	return m
+}
+
+// stateCollector counts requests by what their status says, at each scrape, so
+// that its figures cannot drift from the objects.
+type stateCollector struct {
+	reader  client.Reader
+	running func() int
+
+	requests  *prometheus.Desc
+	ambiguous *prometheus.Desc
+	pending   *prometheus.Desc
+	inFlight  *prometheus.Desc
+}
+
+func newStateCollector(reader client.Reader, running func() int) *stateCollector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	return &stateCollector{
+		reader:    reader,
+		running:   running,
+		requests:  desc("notification_requests", "Requests by the reason of their Ready condition.", "status"),
+		ambiguous: desc("notification_deliveries_ambiguous", "Deliveries in doubt that wait for a person."),
+		pending:   desc("notification_requests_audit_pending", "Requests with events that are not recorded in DataStorage yet."),
+		inFlight:  desc("notification_delivery_attempts_in_flight", "Attempts that this process is making now."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.requests, c.ambiguous, c.pending, c.inFlight} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.MustNewConstMetric(c.inFlight, prometheus.GaugeValue, float64(c.running()))
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var list v1alpha1.NotificationRequestList
+	if err := c.reader.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		ch <- prometheus.NewInvalidMetric(c.requests, err)
+		return
+	}
+	byStatus := map[string]int{
+		v1alpha1.ReasonPending: 0, v1alpha1.ReasonSending: 0, v1alpha1.ReasonRetrying: 0, v1alpha1.ReasonSuspended: 0,
+		v1alpha1.ReasonSent: 0, v1alpha1.ReasonPartiallySent: 0, v1alpha1.ReasonFailed: 0,
+	}
+	var ambiguous, pending int
+	for i := range list.Items {
+		status := &list.Items[i].Status
+		reason := v1alpha1.ReasonPending
+		if ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady); ready != nil {
+			reason = ready.Reason
+		}
+		byStatus[reason]++
+		for _, d := range status.Deliveries {
+			if d.State == v1alpha1.DeliveryAmbiguous {
+				ambiguous++
+			}
+		}
+		if countAudit(status, v1alpha1.AuditPending) > 0 {
+			pending++
+		}
+	}
+	for status, n := range byStatus {
+		ch <- prometheus.MustNewConstMetric(c.requests, prometheus.GaugeValue, float64(n), status)
+	}
+	ch <- prometheus.MustNewConstMetric(c.ambiguous, prometheus.GaugeValue, float64(ambiguous))
+	ch <- prometheus.MustNewConstMetric(c.pending, prometheus.GaugeValue, float64(pending))
+}

@@ -1,0 +1,157 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/delivery"
+)
+
+// attempt is one attempt that is allowed to begin once status says that it has.
+type attempt struct {
+	channel channel
+	name    string
+	object  types.NamespacedName
+	number  int32
+	sender  delivery.Sender
+	// latest is when the attempt must have ended, long enough before anybody else
+	// takes it to be in doubt. A process that was held up ends it unsent.
+	latest time.Time
+}
+
+// begin prepares the attempts that are due and marks them as begun in nr's
+// status. A channel that cannot be used gets the reason there instead.
+func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.NotificationRequest, known map[string]channel, objects map[string]*v1alpha1.NotificationChannel, due []string) []attempt {
+	var begun []attempt
+	for i := range nr.Status.Deliveries {
+		d := &nr.Status.Deliveries[i]
+		object := objects[d.Channel]
+		if object == nil || !slices.Contains(due, d.Channel) {
+			continue
+		}
+		key := client.ObjectKeyFromObject(object)
+		if !r.sends.acquire(key, client.ObjectKeyFromObject(nr)) {
+			continue
+		}
+		sender, err := r.Channels.sender(ctx, object)
+		if err != nil {
+			r.sends.release(key)
+			d.LastError = unreadable("a Secret of the channel", key, err)
+			if unusable := (*delivery.Error)(nil); errors.As(err, &unusable) {
+				d.LastError = blocked(unusable.Reason, "%s", unusable.Message)
+			}
+			d.HeldConfig = known[d.Channel].config
+			d.NextAttemptTime = micro(time.Now().Add(recheck))
+			continue
+		}
+		begin(d, known[d.Channel], time.Now())
+		begun = append(begun, attempt{
+			channel: known[d.Channel], name: d.Channel, object: key, number: d.Attempts, sender: sender,
+			latest: d.AttemptDeadline.Add(-outcomeGrace / 2),
+		})
+	}
+	return begun
+}
+
+// release gives up attempts that must not begin.
+func (r *NotificationRequestReconciler) release(begun []attempt) {
+	for _, a := range begun {
+		r.sends.release(a.object)
+	}
+}
+
+// start makes attempts side by side. The request is looked at again as each ends.
+func (r *NotificationRequestReconciler) start(ctx context.Context, nr *v1alpha1.NotificationRequest, begun []attempt) {
+	ctx = context.WithoutCancel(ctx)
+	for _, a := range begun {
+		r.sends.start(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.object, a.number, func() outcome {
+			ctx, cancel := context.WithDeadline(ctx, a.latest)
+			defer cancel()
+			ctx, cancel = context.WithTimeout(ctx, a.channel.timeout)
+			defer cancel()
+			return r.send(ctx, nr, a)
+		})
+	}
+}
+
+// sendToConsole makes the attempt on the built-in channel at once. The key in the
+// line makes it idempotent, so it needs no intent in status.
+func (r *NotificationRequestReconciler) sendToConsole(ctx context.Context, nr *v1alpha1.NotificationRequest) {
+	i := slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == v1alpha1.ConsoleChannel })
+	a := attempt{
+		channel: channel{kind: v1alpha1.ChannelConsole},
+		name:    v1alpha1.ConsoleChannel,
+		number:  nr.Status.Deliveries[i].Attempts + 1,
+		sender:  r.Channels.Console,
+	}
+	r.sends.run(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.number, func() outcome { return r.send(ctx, nr, a) })
+}
+
+// send makes one attempt. A sender that panics leaves the attempt in doubt.
+func (r *NotificationRequestReconciler) send(ctx context.Context, nr *v1alpha1.NotificationRequest, a attempt) (o outcome) {
+	o = outcome{attempt: a.number, config: a.channel.config, started: time.Now()}
+	defer func() {
+		if p := recover(); p != nil {
+			log.FromContext(ctx).Error(fmt.Errorf("panic: %v", p), "A sender panicked", "channel", a.name, "stack", string(debug.Stack()))
+			o.err = &delivery.Error{Class: delivery.Ambiguous, Reason: "Panic", Message: "the sender of this channel panicked; see the controller's log"}
+		}
+		o.finished = time.Now()
+		r.report(ctx, nr, a, o)
+	}()
+	receipt, err := a.sender.Send(ctx, message(nr, a.name, a.number))
+	o.receipt = receipt
+	if err != nil {
+		o.err = delivery.Classify(err)
+	}
+	return o
+}
+
+// report counts and logs an attempt.
+func (r *NotificationRequestReconciler) report(ctx context.Context, nr *v1alpha1.NotificationRequest, a attempt, o outcome) {
+	result, reason := "Sent", ""
+	if o.err != nil {
+		result, reason = string(o.err.Class), o.err.Reason
+	}
+	took := o.finished.Sub(o.started)
+	r.Metrics.attempts.WithLabelValues(string(a.channel.kind), result, reason).Inc()
+	r.Metrics.duration.WithLabelValues(string(a.channel.kind)).Observe(took.Seconds())
+	if a.object.Name != "" {
+		r.Health.note(a.object, o)
+	}
+	log.FromContext(ctx).Info("Attempted delivery", "request", client.ObjectKeyFromObject(nr), "channel", a.name,
+		"attempt", a.number, "outcome", result, "reason", reason, "duration", took.String(), "correlationID", correlationID(nr))
+}
+
+// message is what a channel gets. It is a function of the request's identity and
+// spec, so each attempt has the same content.
+func message(nr *v1alpha1.NotificationRequest, channel string, attempt int32) *delivery.Message {
+	m := &delivery.Message{
+		Key:        audit.EventID("delivery", string(nr.UID), channel).String(),
+		RequestUID: string(nr.UID), Namespace: nr.Namespace, Name: nr.Name, Channel: channel,
+		Created: nr.CreationTimestamp.UTC(),
+		Subject: nr.Spec.Subject, Body: nr.Spec.Body, BodyFormat: string(nr.Spec.BodyFormat),
+		Type: string(nr.Spec.Type), Priority: string(nr.Spec.Priority), Severity: nr.Spec.Severity,
+		CorrelationID: correlationID(nr), Attempt: attempt,
+		Fields: map[string]string{},
+	}
+	for _, l := range nr.Spec.Links {
+		m.Links = append(m.Links, delivery.Link{Label: l.Label, URL: l.URL})
+	}
+	for name, value := range nr.Spec.Fields {
+		m.Fields[name] = string(value)
+	}
+	if ref := nr.Spec.Regarding; ref.Name != "" {
+		m.Regarding = &delivery.Reference{APIVersion: ref.APIVersion, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}
+	}
+	return m
+}

@@ -1,0 +1,233 @@
+package controller
+
+import (
+	"encoding/json"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+)
+
+// eventData is the event_data of all events of a request.
+type eventData struct {
+	EventType         string            `json:"event_type"`
+	NotificationID    string            `json:"notification_id"`
+	NotificationUID   string            `json:"notification_uid"`
+	Channel           string            `json:"channel,omitempty"`
+	ChannelType       string            `json:"channel_type,omitempty"`
+	Subject           string            `json:"subject"`
+	Body              string            `json:"body"`
+	Priority          string            `json:"priority"`
+	Type              string            `json:"type"`
+	Attempt           int32             `json:"attempt"`
+	ContentDigest     string            `json:"content_digest"`
+	ExternalID        string            `json:"external_id"`
+	PossibleDuplicate bool              `json:"possible_duplicate"`
+	Metadata          map[string]string `json:"metadata"`
+	ErrorType         string            `json:"error_type,omitempty"`
+	Error             string            `json:"error,omitempty"`
+}
+
+// records calls f for each audit record in a status.
+func records(status *v1alpha1.NotificationRequestStatus, f func(*v1alpha1.AuditRecord)) {
+	for i := range status.Deliveries {
+		d := &status.Deliveries[i]
+		for j := range d.AttemptFailures {
+			f(&d.AttemptFailures[j].Audit)
+		}
+		if d.Audit.EventID != "" {
+			f(&d.Audit)
+		}
+	}
+	if status.Cancellation.Time != nil {
+		f(&status.Cancellation.Audit)
+	}
+}
+
+// countAudit counts the audit records in one state.
+func countAudit(status *v1alpha1.NotificationRequestStatus, state v1alpha1.AuditState) (n int) {
+	records(status, func(r *v1alpha1.AuditRecord) {
+		if r.State == state {
+			n++
+		}
+	})
+	return n
+}
+
+// applyReceipts notes which events DataStorage has answered for.
+func applyReceipts(status *v1alpha1.NotificationRequestStatus, receipts map[string]audit.Receipt) {
+	records(status, func(r *v1alpha1.AuditRecord) {
+		receipt, ok := receipts[r.EventID]
+		if !ok || r.State == v1alpha1.AuditRecorded {
+			return
+		}
+		r.State = v1alpha1.AuditRecorded
+		r.LogIndex = receipt.LogIndex
+		r.RecordedTime = new(metav1.NewTime(receipt.Time.Truncate(time.Second)))
+		r.Message = ""
+		if !receipt.Recorded {
+			r.State = v1alpha1.AuditRejected
+			r.Message = truncate(receipt.Reason, 256)
+		}
+	})
+}
+
+// pendingEvents builds the events that are still to be recorded. An event is a
+// function of the object alone: built again, from the object as it was stored, it
+// has the same bytes.
+func pendingEvents(nr *v1alpha1.NotificationRequest, includeBody bool) []audit.Event {
+	b := eventBuilder{nr: nr, includeBody: includeBody}
+	for i := range nr.Status.Deliveries {
+		d := &nr.Status.Deliveries[i]
+		for _, f := range d.AttemptFailures {
+			b.attempt(d, f)
+		}
+		if d.Audit.EventID != "" {
+			b.end(d)
+		}
+	}
+	if c := nr.Status.Cancellation; c.Time != nil {
+		b.add(c.Audit, audit.Event{
+			EventType: audit.TypeRequestCancelled, EventTimestamp: c.Time.UTC(),
+			EventAction: "cancelled", EventOutcome: audit.OutcomeSuccess,
+		}, eventData{})
+	}
+	return b.events
+}
+
+type eventBuilder struct {
+	nr          *v1alpha1.NotificationRequest
+	includeBody bool
+	events      []audit.Event
+}
+
+func (b *eventBuilder) attempt(d *v1alpha1.Delivery, f v1alpha1.AttemptFailure) {
+	e := audit.Event{
+		EventType: audit.TypeAttemptFailed, EventTimestamp: f.Time.UTC(),
+		EventAction: "attempted", EventOutcome: audit.OutcomeFailure,
+		DurationMS: millis(f.StartedTime, f.Time), ErrorCode: f.Error.Code, ErrorMessage: f.Error.Message,
+	}
+	if f.Error.Class == v1alpha1.ErrorAmbiguous {
+		e.EventType, e.EventOutcome = audit.TypeAttemptAmbiguous, audit.OutcomePending
+	}
+	b.add(f.Audit, e, eventData{
+		Channel: d.Channel, ChannelType: f.ChannelType, Attempt: f.Attempt, ContentDigest: f.ContentDigest,
+		ErrorType: string(f.Error.Class), Error: f.Error.Reason,
+	})
+}
+
+func (b *eventBuilder) end(d *v1alpha1.Delivery) {
+	data := eventData{
+		Channel: d.Channel, ChannelType: d.ChannelType, Attempt: d.Attempts, ContentDigest: d.ContentDigest,
+		ExternalID: d.ExternalID, PossibleDuplicate: d.PossibleDuplicate != nil && *d.PossibleDuplicate,
+	}
+	e := audit.Event{EventAction: "sent"}
+	if d.State == v1alpha1.DeliverySent {
+		e.EventType, e.EventOutcome = audit.TypeMessageSent, audit.OutcomeSuccess
+		e.EventTimestamp = d.SentTime.UTC()
+		e.DurationMS = millis(d.StartedTime, d.SentTime)
+	} else {
+		e.EventType, e.EventOutcome = audit.TypeMessageFailed, audit.OutcomeFailure
+		e.EventTimestamp = d.FailedTime.UTC()
+		e.ErrorCode, e.ErrorMessage = d.LastError.Code, d.LastError.Message
+		data.ErrorType, data.Error = string(d.LastError.Class), d.LastError.Reason
+	}
+	b.add(d.Audit, e, data)
+}
+
+// add completes an event and keeps it where it is still to be recorded.
+func (b *eventBuilder) add(record v1alpha1.AuditRecord, e audit.Event, data eventData) {
+	if record.State != v1alpha1.AuditPending {
+		return
+	}
+	nr := b.nr
+	data.EventType = e.EventType
+	data.NotificationID, data.NotificationUID = nr.Name, string(nr.UID)
+	data.Subject, data.Priority, data.Type = nr.Spec.Subject, string(nr.Spec.Priority), string(nr.Spec.Type)
+	if b.includeBody {
+		data.Body = nr.Spec.Body
+	}
+	data.Metadata = map[string]string{}
+	for name, value := range nr.Spec.Fields {
+		data.Metadata[name] = string(value)
+	}
+	e.EventID = uuid.MustParse(record.EventID)
+	e.Version = "1.0"
+	e.EventCategory = "notification"
+	e.ActorType, e.ActorID = "service", "notification-controller"
+	e.ResourceType, e.ResourceID = "NotificationRequest", nr.Name
+	e.CorrelationID = correlationID(nr)
+	e.Namespace = nr.Namespace
+	e.Severity = nr.Spec.Severity
+	// Strings, numbers and booleans always encode.
+	e.EventData, _ = json.Marshal(data)
+	b.events = append(b.events, e)
+}
+
+func correlationID(nr *v1alpha1.NotificationRequest) string {
+	if nr.Spec.CorrelationID != "" {
+		return nr.Spec.CorrelationID
+	}
+	return string(nr.UID)
+}
+
+func millis(from, to *metav1.MicroTime) *int64 {
+	if from == nil || to == nil {
+		return nil
+	}
+	return new(max(to.Sub(from.Time).Milliseconds(), 0))
+}
+
+// receipts are DataStorage's answers that status does not hold yet, by event ID.
+type receipts struct {
+	mu sync.Mutex
+	m  map[types.NamespacedName]map[string]audit.Receipt
+}
+
+func (r *receipts) add(all []audit.Receipt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.m == nil {
+		r.m = map[types.NamespacedName]map[string]audit.Receipt{}
+	}
+	for _, receipt := range all {
+		key := types.NamespacedName{Namespace: receipt.Namespace, Name: receipt.ResourceID}
+		if r.m[key] == nil {
+			r.m[key] = map[string]audit.Receipt{}
+		}
+		r.m[key][receipt.EventID.String()] = receipt
+	}
+}
+
+func (r *receipts) of(key types.NamespacedName) map[string]audit.Receipt {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.m[key])
+}
+
+// forget drops receipts that status now holds, or has no use for.
+func (r *receipts) forget(key types.NamespacedName, known map[string]audit.Receipt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, receipt := range known {
+		if r.m[key][id] == receipt {
+			delete(r.m[key], id)
+		}
+	}
+	if len(r.m[key]) == 0 {
+		delete(r.m, key)
+	}
+}
+
+// drop drops the receipts of a request that is gone.
+func (r *receipts) drop(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.m, key)
+}

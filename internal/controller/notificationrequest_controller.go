@@ -1,0 +1,242 @@
+// Package controller turns NotificationRequests into deliveries and audit events.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+)
+
+const (
+	// stepTimeout bounds the API calls of one step.
+	stepTimeout = 30 * time.Second
+	// auditCheck is how long an event may stay unacknowledged before it is handed
+	// to the audit store again. The store keeps what it has taken, so this matters
+	// only where an acknowledgement went astray.
+	auditCheck = 5 * time.Minute
+)
+
+// NotificationRequestReconciler delivers the messages of NotificationRequests.
+// All that decides a send or an audit event is in a request's status; what it
+// keeps in memory besides is lost with the process at no loss.
+type NotificationRequestReconciler struct {
+	Client   client.Client
+	Channels *Channels
+	Events   events.EventRecorder
+	// Record hands an event to the audit store. Where it fails, the event stays
+	// pending in status and the request comes back.
+	Record func(audit.Event) error
+	// IncludeBody has audit events carry the message's body.
+	IncludeBody bool
+	Metrics     *Metrics
+	Health      *ChannelHealth
+
+	wake     waker
+	sends    *sends
+	receipts receipts
+}
+
+// +kubebuilder:rbac:groups=notification.kubernaut.ai,resources=notificationrequests,verbs=get;list;watch;patch;delete
+// +kubebuilder:rbac:groups=notification.kubernaut.ai,resources=notificationrequests/status,verbs=patch
+// +kubebuilder:rbac:groups=notification.kubernaut.ai,resources=notificationchannels,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// The manager checks who may read its metrics.
+// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
+// +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
+
+// Reconcile takes one request a step further.
+func (r *NotificationRequestReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	// A step that has begun is finished though the manager stops meanwhile: an
+	// outcome that is known must reach status. It begins no attempt then.
+	result, err := r.reconcile(context.WithoutCancel(ctx), req.NamespacedName, ctx.Err() != nil)
+	if apierrors.IsConflict(err) {
+		// Somebody wrote the object: read it again and decide again.
+		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
+	}
+	return result, err
+}
+
+func (r *NotificationRequestReconciler) reconcile(ctx context.Context, key types.NamespacedName, stopping bool) (ctrl.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	defer r.sends.looked(key)
+	nr := &v1alpha1.NotificationRequest{}
+	err := r.Client.Get(ctx, key, nr)
+	if apierrors.IsNotFound(err) {
+		r.receipts.drop(key)
+		r.sends.drop(key)
+		return ctrl.Result{}, nil
+	}
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("get request: %w", err)
+	}
+	result, err := r.step(ctx, nr, stopping)
+	return result, client.IgnoreNotFound(err)
+}
+
+// step plans, writes what it learnt and decided to status in one write, and only
+// then acts on it.
+func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.NotificationRequest, stopping bool) (ctrl.Result, error) {
+	key := client.ObjectKeyFromObject(nr)
+	answers := r.receipts.of(key)
+	if !controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) && (nr.DeletionTimestamp != nil || settled(nr) && len(answers) == 0) {
+		return r.expire(ctx, nr)
+	}
+	if !settled(nr) && !controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) {
+		if err := r.patch(ctx, nr, func() { controllerutil.AddFinalizer(nr, v1alpha1.Finalizer) }); err != nil {
+			return ctrl.Result{}, fmt.Errorf("add finalizer: %w", err)
+		}
+	}
+	known, objects := r.Channels.lookup(ctx, nr)
+	base := nr.DeepCopy()
+	p := planner{channels: known, sends: r.sends.of(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
+	d := p.plan(nr)
+	var begun []attempt
+	if !stopping {
+		if slices.Contains(d.due, v1alpha1.ConsoleChannel) {
+			r.sendToConsole(ctx, nr)
+			p.sends, p.now = r.sends.of(nr.UID), time.Now()
+			second := p.plan(nr)
+			d.due, d.resolved = second.due, append(d.resolved, second.resolved...)
+		}
+		begun = r.begin(ctx, nr, known, objects, d.due)
+		// What was begun, or could not be, changes when to look again.
+		after := p.plan(nr)
+		if d.wait = after.wait; slices.Contains(after.due, v1alpha1.ConsoleChannel) {
+			d.wait = time.Millisecond
+		}
+	}
+	summarize(nr, p.now)
+	if err := r.commit(ctx, base, nr, d.resolved); err != nil {
+		r.release(begun)
+		return ctrl.Result{}, err
+	}
+	r.sends.forget(nr.UID, p.sends)
+	r.receipts.forget(key, p.receipts)
+	r.start(ctx, nr, begun)
+	r.publish(nr, &base.Status)
+	return r.conclude(ctx, nr, d.wait)
+}
+
+// commit writes status. The words of a person that it follows are taken off the
+// request first, so that none can be followed twice.
+func (r *NotificationRequestReconciler) commit(ctx context.Context, base, nr *v1alpha1.NotificationRequest, resolved []string) error {
+	if len(resolved) > 0 {
+		if err := r.patch(ctx, base, func() { dropResolutions(base, resolved) }); err != nil {
+			return fmt.Errorf("take off annotation: %w", err)
+		}
+		nr.ResourceVersion, nr.Annotations = base.ResourceVersion, base.Annotations
+	}
+	return r.writeStatus(ctx, base, nr)
+}
+
+// conclude hands the events that status promises to the audit store, and lets
+// the request go once all of them are recorded.
+func (r *NotificationRequestReconciler) conclude(ctx context.Context, nr *v1alpha1.NotificationRequest, wait time.Duration) (ctrl.Result, error) {
+	if settled(nr) {
+		if controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) {
+			if err := r.patch(ctx, nr, func() { controllerutil.RemoveFinalizer(nr, v1alpha1.Finalizer) }); err != nil {
+				return ctrl.Result{}, fmt.Errorf("remove finalizer: %w", err)
+			}
+		}
+		return r.expire(ctx, nr)
+	}
+	var errs []error
+	answered := r.receipts.of(client.ObjectKeyFromObject(nr))
+	for _, e := range pendingEvents(nr, r.IncludeBody) {
+		if _, ok := answered[e.EventID.String()]; ok {
+			continue // the answer came after this step had begun, and the next step takes it
+		}
+		if err := r.Record(e); err != nil {
+			errs = append(errs, fmt.Errorf("record %s: %w", e.EventType, err))
+		}
+		if wait == 0 || wait > auditCheck {
+			wait = auditCheck
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: wait}, nil
+}
+
+// expire deletes a request that is done with once its time is up.
+func (r *NotificationRequestReconciler) expire(ctx context.Context, nr *v1alpha1.NotificationRequest) (ctrl.Result, error) {
+	if nr.DeletionTimestamp != nil || nr.Spec.TTLSecondsAfterFinished == nil || countAudit(&nr.Status, v1alpha1.AuditRejected) > 0 {
+		return ctrl.Result{}, nil
+	}
+	left := time.Until(nr.Status.FinishedTime.Add(time.Duration(*nr.Spec.TTLSecondsAfterFinished) * time.Second))
+	if left > 0 {
+		return ctrl.Result{RequeueAfter: left}, nil
+	}
+	if err := r.Client.Delete(ctx, nr, client.Preconditions{UID: &nr.UID, ResourceVersion: &nr.ResourceVersion}); err != nil {
+		return ctrl.Result{}, fmt.Errorf("delete expired request: %w", err)
+	}
+	return ctrl.Result{}, nil
+}
+
+// settled reports whether a request is finished and none of its events is still
+// to be recorded.
+func settled(nr *v1alpha1.NotificationRequest) bool {
+	return nr.Status.FinishedTime != nil && countAudit(&nr.Status, v1alpha1.AuditPending) == 0
+}
+
+// patch changes an object's metadata. It fails with a conflict where anybody has
+// written the object since it was read.
+func (r *NotificationRequestReconciler) patch(ctx context.Context, nr *v1alpha1.NotificationRequest, change func()) error {
+	base := nr.DeepCopy()
+	change()
+	return r.Client.Patch(ctx, nr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+}
+
+// publish tells what the status that was just written says for the first time.
+func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest, before *v1alpha1.NotificationRequestStatus) {
+	for _, n := range notes(before, &nr.Status) {
+		r.Events.Eventf(nr, nil, n.kind, n.reason, n.action, "%s", n.text)
+	}
+	final := map[string]bool{}
+	for _, d := range before.Deliveries {
+		final[d.Channel] = d.State.Final()
+	}
+	for _, d := range nr.Status.Deliveries {
+		if d.State.Final() && !final[d.Channel] {
+			r.Metrics.deliveries.WithLabelValues(d.ChannelType, string(d.State)).Inc()
+		}
+	}
+}
+
+// drain waits for the attempts of this process when the manager stops and brings
+// their outcomes to status. It is a Runnable of the leader, which the manager
+// stops at the same time as the controllers.
+func (r *NotificationRequestReconciler) drain(ctx context.Context) error {
+	<-ctx.Done()
+	ctx = context.WithoutCancel(ctx)
+	for _, key := range r.sends.drain() {
+		_, err := r.reconcile(ctx, key, true)
+		for apierrors.IsConflict(err) {
+			_, err = r.reconcile(ctx, key, true)
+		}
+		if err != nil {
+			log.FromContext(ctx).Error(err, "An outcome did not reach status and is now in doubt", "request", key)
+		}
+	}
+	return nil
+}
+
+// jitter draws evenly from zero to limit.
+func jitter(limit time.Duration) time.Duration { return rand.N(limit + 1) }

@@ -1,0 +1,229 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/delivery"
+)
+
+// begin marks an attempt as begun. Only what status then holds may be sent.
+func begin(d *v1alpha1.Delivery, ch channel, now time.Time) {
+	d.State = v1alpha1.DeliveryInFlight
+	d.ChannelType = string(ch.kind)
+	d.Attempts++
+	d.StartedTime = micro(now)
+	d.AttemptDeadline = micro(now.Add(ch.timeout + outcomeGrace))
+	d.NextAttemptTime = nil
+	d.HeldConfig, d.ContentDigest = "", ""
+	d.LastError = lastAttemptError(d)
+}
+
+// fold takes the outcome of an attempt of this process into status.
+func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, ch channel, o outcome) {
+	d.Attempts = o.attempt
+	if ch.kind != "" {
+		d.ChannelType = string(ch.kind)
+	}
+	d.StartedTime = micro(o.started)
+	d.AttemptDeadline, d.NextAttemptTime, d.HeldConfig = nil, nil, ""
+	d.ContentDigest = o.receipt.Digest
+	if o.err == nil {
+		d.ExternalID = o.receipt.ExternalID
+		d.LastError = v1alpha1.DeliveryError{}
+		sent(nr, d, o.finished)
+		return
+	}
+	failure := v1alpha1.DeliveryError{
+		Class: v1alpha1.ErrorClass(o.err.Class), Reason: o.err.Reason, Code: o.err.Code, Message: o.err.Message,
+	}
+	switch o.err.Class {
+	case delivery.Ambiguous:
+		p.doubt(nr, d, ch, failure, o.finished)
+	case delivery.Permanent:
+		fail(nr, d, failure, o.finished)
+		end(nr, d, failure, o.finished)
+	case delivery.Config:
+		fail(nr, d, failure, o.finished)
+		d.UncountedAttempts++
+		d.HeldConfig = o.config
+		p.again(nr, d, o.finished, o.err.RetryAfter)
+	default:
+		fail(nr, d, failure, o.finished)
+		p.again(nr, d, o.finished, o.err.RetryAfter)
+		if o.err.MaybeDelivered && !ch.idempotent && !d.State.Final() {
+			d.PossibleDuplicate = new(true)
+		}
+	}
+}
+
+// doubt settles an attempt whose outcome nobody can know.
+func (p *planner) doubt(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, ch channel, e v1alpha1.DeliveryError, at time.Time) {
+	fail(nr, d, e, at)
+	d.AttemptDeadline = nil
+	switch {
+	case ch.idempotent:
+		p.again(nr, d, at, 0)
+	case nr.Spec.OnAmbiguous == v1alpha1.AmbiguousAssumeSent:
+		sent(nr, d, at)
+	case nr.Spec.OnAmbiguous == v1alpha1.AmbiguousHold:
+		d.State = v1alpha1.DeliveryAmbiguous
+	default:
+		p.again(nr, d, at, 0)
+		if !d.State.Final() {
+			d.PossibleDuplicate = new(true)
+		}
+	}
+}
+
+// resolve takes a person's word for a delivery in doubt, and reports whether
+// there was one.
+func (p *planner) resolve(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery) bool {
+	switch resolution(nr, d.Channel) {
+	case "Sent":
+		sent(nr, d, p.now)
+	case "Failed":
+		end(nr, d, d.LastError, p.now)
+	case "Retry":
+		d.PossibleDuplicate = new(true)
+		d.State = v1alpha1.DeliveryRetrying
+		d.NextAttemptTime = micro(p.now)
+	default:
+		return false
+	}
+	return true
+}
+
+// resolution returns what the annotation says about a channel, "" for nothing.
+func resolution(nr *v1alpha1.NotificationRequest, channel string) string {
+	for word := range strings.SplitSeq(nr.Annotations[v1alpha1.ResolveAnnotation], ",") {
+		if name, verdict, ok := strings.Cut(strings.TrimSpace(word), "="); ok && name == channel {
+			return verdict
+		}
+	}
+	return ""
+}
+
+// dropResolutions takes the words about the given channels off the annotation.
+func dropResolutions(nr *v1alpha1.NotificationRequest, channels []string) {
+	var left []string
+	for word := range strings.SplitSeq(nr.Annotations[v1alpha1.ResolveAnnotation], ",") {
+		if name, _, _ := strings.Cut(strings.TrimSpace(word), "="); !slices.Contains(channels, name) {
+			left = append(left, word)
+		}
+	}
+	if nr.Annotations[v1alpha1.ResolveAnnotation] = strings.Join(left, ","); len(left) == 0 {
+		delete(nr.Annotations, v1alpha1.ResolveAnnotation)
+	}
+}
+
+// again lets a delivery be tried again after the wait that its policy and the
+// channel ask for, and ends it where its attempts are spent.
+func (p *planner) again(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, from time.Time, retryAfter time.Duration) {
+	counted := d.Attempts - d.UncountedAttempts
+	if counted >= nr.Spec.Retry.MaxAttempts {
+		end(nr, d, d.LastError, from)
+		return
+	}
+	d.State = v1alpha1.DeliveryRetrying
+	d.NextAttemptTime = micro(from.Add(max(p.jitter(backoff(nr.Spec.Retry, d.Attempts)), retryAfter)))
+}
+
+// backoff is the longest wait after the given number of attempts.
+func backoff(policy v1alpha1.RetryPolicy, attempts int32) time.Duration {
+	delay, limit := policy.InitialDelay.Value(), policy.MaxDelay.Value()
+	for range attempts - 1 {
+		if delay >= limit {
+			break
+		}
+		delay *= 2
+	}
+	return min(delay, limit)
+}
+
+// sent ends a delivery with success.
+func sent(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, at time.Time) {
+	d.State = v1alpha1.DeliverySent
+	d.SentTime = micro(at)
+	d.NextAttemptTime = nil
+	d.Audit = pending(audit.TypeMessageSent, string(nr.UID), d.Channel)
+}
+
+// end ends a delivery without success.
+func end(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, e v1alpha1.DeliveryError, at time.Time) {
+	d.State = v1alpha1.DeliveryFailed
+	if d.Attempts == 0 {
+		d.State = v1alpha1.DeliverySkipped
+	}
+	d.FailedTime = micro(at)
+	d.NextAttemptTime, d.AttemptDeadline, d.HeldConfig = nil, nil, ""
+	d.LastError = e
+	d.Audit = pending(audit.TypeMessageFailed, string(nr.UID), d.Channel)
+}
+
+// fail notes an attempt that did not succeed.
+func fail(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, e v1alpha1.DeliveryError, at time.Time) {
+	kind := audit.TypeAttemptFailed
+	if e.Class == v1alpha1.ErrorAmbiguous {
+		kind = audit.TypeAttemptAmbiguous
+	}
+	d.LastError = e
+	if len(d.AttemptFailures) >= maxFailures {
+		oldest := slices.IndexFunc(d.AttemptFailures, func(f v1alpha1.AttemptFailure) bool {
+			return f.Audit.State == v1alpha1.AuditRecorded
+		})
+		d.AttemptFailures = slices.Delete(d.AttemptFailures, oldest, oldest+1)
+	}
+	d.AttemptFailures = append(d.AttemptFailures, v1alpha1.AttemptFailure{
+		Attempt:       d.Attempts,
+		ChannelType:   d.ChannelType,
+		StartedTime:   d.StartedTime.DeepCopy(),
+		Time:          micro(at),
+		Error:         e,
+		ContentDigest: d.ContentDigest,
+		Audit:         pending(kind, string(nr.UID), d.Channel, fmt.Sprint(d.Attempts)),
+	})
+}
+
+// lastAttemptError is why the latest attempt did not succeed, zero where there
+// was none.
+func lastAttemptError(d *v1alpha1.Delivery) v1alpha1.DeliveryError {
+	if n := len(d.AttemptFailures); n > 0 {
+		return d.AttemptFailures[n-1].Error
+	}
+	return v1alpha1.DeliveryError{}
+}
+
+// unrecorded counts the failed attempts whose events are not recorded yet.
+func unrecorded(d *v1alpha1.Delivery) (n int) {
+	for _, f := range d.AttemptFailures {
+		if f.Audit.State != v1alpha1.AuditRecorded {
+			n++
+		}
+	}
+	return n
+}
+
+// because appends what went wrong before to a sentence.
+func because(sentence string, last v1alpha1.DeliveryError) string {
+	if last.Class == "" {
+		return sentence
+	}
+	return truncate(sentence+"; before that "+last.Reason+": "+last.Message, 256)
+}
+
+// pending is the record of an event that is still to be recorded.
+func pending(parts ...string) v1alpha1.AuditRecord {
+	return v1alpha1.AuditRecord{EventID: audit.EventID(parts...).String(), State: v1alpha1.AuditPending}
+}
+
+// micro is a time as status keeps it.
+func micro(t time.Time) *metav1.MicroTime {
+	return new(metav1.NewMicroTime(t.Truncate(time.Microsecond)))
+}

@@ -1,0 +1,232 @@
+package controller
+
+import (
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/delivery"
+)
+
+const (
+	// outcomeGrace is how long after its timeout the outcome of an attempt may take
+	// to reach status before the attempt counts as in doubt.
+	outcomeGrace = 30 * time.Second
+	// maxFailures is how many failed attempts status keeps.
+	maxFailures = 20
+	// recheck is when to look again at what could not be read.
+	recheck = 30 * time.Second
+)
+
+// channel is what the plan needs to know about a channel.
+type channel struct {
+	kind       v1alpha1.ChannelType
+	idempotent bool
+	timeout    time.Duration
+	// config identifies the channel's configuration, its Secrets included.
+	config string
+	// blocked is why nothing can be sent now, zero where nothing stands in the way.
+	blocked v1alpha1.DeliveryError
+}
+
+// outcome is what came of one attempt that this process made.
+type outcome struct {
+	attempt  int32
+	config   string
+	started  time.Time
+	finished time.Time
+	receipt  delivery.Receipt
+	err      *delivery.Error
+}
+
+// sendState is one attempt of this process: running, or done with an outcome
+// that status does not hold yet.
+type sendState struct {
+	done bool
+	outcome
+}
+
+// answers reports whether this is the attempt that the delivery waits for, and
+// not one that another process has taken over or settled meanwhile.
+func (s sendState) answers(d *v1alpha1.Delivery) bool {
+	switch d.State {
+	case v1alpha1.DeliveryInFlight:
+		return s.attempt == d.Attempts
+	case v1alpha1.DeliveryPending, v1alpha1.DeliveryRetrying:
+		return s.attempt == d.Attempts+1
+	default:
+		return false
+	}
+}
+
+// planner holds what a plan is made from. Two plans from the same planner and
+// status are the same, but for the jitter.
+type planner struct {
+	channels map[string]channel
+	sends    map[string]sendState
+	receipts map[string]audit.Receipt
+	now      time.Time
+	// jitter returns a duration drawn evenly from zero to its argument.
+	jitter func(time.Duration) time.Duration
+}
+
+// decision is what to do next about a request.
+type decision struct {
+	// due names the channels to send to now.
+	due []string
+	// wait is how long nothing is to be done unless something changes, 0 for ever.
+	wait time.Duration
+	// resolved names the channels whose doubt a person's annotation has settled.
+	resolved []string
+}
+
+// plan brings nr's status up to date with what is known, time included, and says
+// what is to be done next. It has no effect but on nr.Status.
+func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
+	ensureDeliveries(nr)
+	applyReceipts(&nr.Status, p.receipts)
+	for i := range nr.Status.Deliveries {
+		d := &nr.Status.Deliveries[i]
+		if s, ok := p.sends[d.Channel]; ok && s.done && s.answers(d) {
+			p.fold(nr, d, p.channels[d.Channel], s.outcome)
+		}
+	}
+	finish(nr)
+	if nr.DeletionTimestamp != nil && nr.Status.Cancellation.Time == nil && nr.Status.FinishedTime == nil {
+		nr.Status.Cancellation = v1alpha1.Cancellation{
+			Time:  nr.DeletionTimestamp.DeepCopy(),
+			Audit: pending(audit.TypeRequestCancelled, string(nr.UID)),
+		}
+	}
+	var d decision
+	for i := range nr.Status.Deliveries {
+		p.planDelivery(nr, &nr.Status.Deliveries[i], &d)
+	}
+	finish(nr)
+	return d
+}
+
+// planDelivery moves one delivery on and adds to d what is to be done about it.
+func (p *planner) planDelivery(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery, d *decision) {
+	ch := p.channels[dl.Channel]
+	if s, ok := p.sends[dl.Channel]; ok && !s.done {
+		return
+	}
+	if dl.State == v1alpha1.DeliveryInFlight {
+		if dl.AttemptDeadline != nil && p.now.Before(dl.AttemptDeadline.Time) {
+			d.look(p.now, dl.AttemptDeadline.Time)
+			return
+		}
+		p.doubt(nr, dl, ch, v1alpha1.DeliveryError{
+			Class: v1alpha1.ErrorAmbiguous, Reason: "OutcomeUnknown",
+			Message: "the controller stopped during the attempt, so nobody knows whether the channel accepted the message",
+		}, p.now)
+	}
+	if dl.State == v1alpha1.DeliveryAmbiguous && p.resolve(nr, dl) {
+		d.resolved = append(d.resolved, dl.Channel)
+	}
+	deadline := deadlineOf(nr)
+	switch {
+	case dl.State.Final():
+	case nr.DeletionTimestamp != nil:
+		end(nr, dl, v1alpha1.DeliveryError{
+			Class: v1alpha1.ErrorCancelled, Reason: v1alpha1.ReasonCancelled,
+			Message: because("the request was deleted before the message was sent", dl.LastError),
+		}, p.now)
+	case !p.now.Before(deadline):
+		end(nr, dl, v1alpha1.DeliveryError{
+			Class: v1alpha1.ErrorExpired, Reason: "DeadlineExceeded",
+			Message: because("the message was not sent within the deadline of "+string(nr.Spec.Deadline), dl.LastError),
+		}, p.now)
+	default:
+		d.look(p.now, deadline)
+		if dl.State != v1alpha1.DeliveryAmbiguous {
+			p.ready(nr, dl, ch, d)
+		}
+	}
+}
+
+// look has the request looked at again at the given time at the latest.
+func (d *decision) look(now, at time.Time) {
+	if wait := max(at.Sub(now), time.Millisecond); d.wait == 0 || wait < d.wait {
+		d.wait = wait
+	}
+}
+
+// ready finds out whether a delivery that waits for its next attempt may begin it.
+func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery, ch channel, d *decision) {
+	if dl.HeldConfig == "" {
+		// What blocked the channel when last looked at may be gone.
+		dl.LastError = lastAttemptError(dl)
+	}
+	switch {
+	case nr.Spec.Suspend != nil && *nr.Spec.Suspend:
+	case nr.Spec.NotBefore != nil && p.now.Before(nr.Spec.NotBefore.Time):
+		d.look(p.now, nr.Spec.NotBefore.Time)
+	case ch.blocked.Class != "":
+		dl.LastError = ch.blocked
+		if ch.blocked.Class == v1alpha1.ErrorTransient {
+			d.look(p.now, p.now.Add(recheck))
+		}
+	case unrecorded(dl) >= maxFailures:
+		dl.LastError = v1alpha1.DeliveryError{
+			Class: v1alpha1.ErrorTransient, Reason: "AuditBacklog",
+			Message: fmt.Sprintf("%d failed attempts are not recorded in DataStorage yet; the next one waits for that", maxFailures),
+		}
+	case dl.HeldConfig != "" && dl.HeldConfig != ch.config:
+		d.due = append(d.due, dl.Channel)
+	case dl.NextAttemptTime != nil && p.now.Before(dl.NextAttemptTime.Time):
+		d.look(p.now, dl.NextAttemptTime.Time)
+	default:
+		d.due = append(d.due, dl.Channel)
+	}
+}
+
+// ensureDeliveries gives each channel of the spec its delivery.
+func ensureDeliveries(nr *v1alpha1.NotificationRequest) {
+	if len(nr.Status.Deliveries) > 0 {
+		return
+	}
+	for _, ref := range channelRefs(nr) {
+		nr.Status.Deliveries = append(nr.Status.Deliveries, v1alpha1.Delivery{Channel: ref.Name, State: v1alpha1.DeliveryPending})
+	}
+}
+
+// channelRefs returns the channels that a request goes to.
+func channelRefs(nr *v1alpha1.NotificationRequest) []v1alpha1.ChannelReference {
+	if len(nr.Spec.Channels) > 0 {
+		return nr.Spec.Channels
+	}
+	return []v1alpha1.ChannelReference{{Name: v1alpha1.ConsoleChannel}}
+}
+
+// finish notes when the last delivery ended.
+func finish(nr *v1alpha1.NotificationRequest) {
+	if nr.Status.FinishedTime != nil {
+		return
+	}
+	var last *metav1.MicroTime
+	for _, d := range nr.Status.Deliveries {
+		if !d.State.Final() {
+			return
+		}
+		for _, t := range []*metav1.MicroTime{d.SentTime, d.FailedTime} {
+			if t != nil && (last == nil || last.Before(t)) {
+				last = t
+			}
+		}
+	}
+	nr.Status.FinishedTime = last.DeepCopy()
+}
+
+// deadlineOf is when a request that is not finished has failed.
+func deadlineOf(nr *v1alpha1.NotificationRequest) time.Time {
+	from := nr.CreationTimestamp.Time
+	if nr.Spec.NotBefore != nil && nr.Spec.NotBefore.After(from) {
+		from = nr.Spec.NotBefore.Time
+	}
+	return from.Add(nr.Spec.Deadline.Value())
+}

@@ -1,0 +1,529 @@
+package controller
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/delivery"
+)
+
+// Whatever happens in whatever order, a request keeps its promises. The world
+// plays the API server, the processes that lead one after the other, the
+// channels, DataStorage and the person; the rules are checked at each write.
+func TestPlanKeepsItsPromisesWhateverHappens(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t)
+		t.Repeat(map[string]func(*rapid.T){
+			"step":      func(t *rapid.T) { w.step(t, rapid.IntRange(0, 4).Draw(t, "conflict") == 0) },
+			"time":      w.passTime,
+			"outcome":   w.outcome,
+			"crash":     w.crash,
+			"ghost":     w.ghost,
+			"answer":    w.answer,
+			"configure": w.configure,
+			"suspend":   func(t *rapid.T) { w.stored.Spec.Suspend = new(rapid.Bool().Draw(t, "suspend")) },
+			"delete":    w.remove,
+			"word":      w.word,
+			"refusals":  w.refusals,
+		})
+		w.settle(t)
+	})
+}
+
+type world struct {
+	stored   *v1alpha1.NotificationRequest // as the API server holds it
+	channels map[string]channel
+	now      time.Time
+
+	// What the process that leads has in memory.
+	sends    map[string]sendState
+	receipts map[string]audit.Receipt
+
+	// Attempts of processes that were thought dead, by channel.
+	ghosts map[string][]int32
+
+	// The ledger of what was seen from outside.
+	sent     map[string][]int32                   // attempts that were let go
+	offered  map[string]map[int32]map[string]bool // classes of the outcomes that were reported
+	failures map[string]map[int32]string          // event types of failed attempts
+	words    map[string]int                       // times a person said Retry
+	bytes    map[string]string                    // events as first seen, by ID
+	latest   decision
+
+	force delivery.Class // of outcomes, none where it is empty
+}
+
+func newWorld(t *rapid.T) *world {
+	names := []string{"a", "b", v1alpha1.ConsoleChannel}[:rapid.IntRange(1, 3).Draw(t, "channels")]
+	w := &world{
+		now: born.Add(time.Second), channels: map[string]channel{},
+		sends: map[string]sendState{}, receipts: map[string]audit.Receipt{},
+		ghosts: map[string][]int32{}, sent: map[string][]int32{}, offered: map[string]map[int32]map[string]bool{},
+		failures: map[string]map[int32]string{}, words: map[string]int{}, bytes: map[string]string{},
+	}
+	w.stored = newRequest(withChannels(names...), func(nr *v1alpha1.NotificationRequest) {
+		nr.Spec.OnAmbiguous = rapid.SampledFrom([]v1alpha1.AmbiguousPolicy{"Retry", "Hold", "AssumeSent"}).Draw(t, "onAmbiguous")
+		nr.Spec.Retry.MaxAttempts = rapid.Int32Range(1, 4).Draw(t, "maxAttempts")
+		nr.Spec.Retry.InitialDelay = rapid.SampledFrom([]v1alpha1.Duration{"1ms", "5s"}).Draw(t, "initialDelay")
+		nr.Spec.Retry.MaxDelay = "30s"
+		nr.Spec.Deadline = rapid.SampledFrom([]v1alpha1.Duration{"1s", "5m", "1h"}).Draw(t, "deadline")
+		if rapid.IntRange(0, 3).Draw(t, "notBefore") == 0 {
+			nr.Spec.NotBefore = new(metav1.NewTime(born.Add(time.Minute)))
+		}
+	})
+	for _, name := range names {
+		w.channels[name] = channel{
+			kind: v1alpha1.ChannelWebhook, timeout: 10 * time.Second, config: "A",
+			idempotent: rapid.Bool().Draw(t, "idempotent"),
+		}
+		w.offered[name], w.failures[name] = map[int32]map[string]bool{}, map[int32]string{}
+	}
+	if _, ok := w.channels[v1alpha1.ConsoleChannel]; ok {
+		w.channels[v1alpha1.ConsoleChannel] = channel{kind: v1alpha1.ChannelConsole, idempotent: true}
+	}
+	return w
+}
+
+// step is what the reconciler does: plan, begin, write, act.
+func (w *world) step(t *rapid.T, conflict bool) {
+	nr := w.stored.DeepCopy()
+	p := planner{
+		channels: w.channels, sends: maps.Clone(w.sends), receipts: maps.Clone(w.receipts), now: w.now,
+		jitter: func(limit time.Duration) time.Duration {
+			return time.Duration(rapid.Int64Range(0, int64(limit)).Draw(t, "jitter"))
+		},
+	}
+	d := w.plan(t, &p, nr)
+	due := d.due
+	if slices.Contains(due, v1alpha1.ConsoleChannel) {
+		attempt := w.delivery(nr, v1alpha1.ConsoleChannel).Attempts + 1
+		w.sends[v1alpha1.ConsoleChannel] = sendState{outcome: outcome{attempt: attempt}}
+		w.report(t, v1alpha1.ConsoleChannel)
+		p.sends = maps.Clone(w.sends)
+		second := w.plan(t, &p, nr)
+		due, d.resolved = second.due, append(d.resolved, second.resolved...)
+	}
+	begun := map[string]int32{}
+	for _, channel := range due {
+		if channel != v1alpha1.ConsoleChannel && rapid.IntRange(0, 5).Draw(t, "place") > 0 {
+			dl := w.delivery(nr, channel)
+			begin(dl, w.channels[channel], w.now)
+			begun[channel] = dl.Attempts
+		}
+	}
+	after := w.plan(t, &p, nr)
+	summarize(nr, w.now)
+	if conflict {
+		if rapid.Bool().Draw(t, "annotation written") && len(d.resolved) > 0 {
+			dropResolutions(w.stored, d.resolved)
+		}
+		return
+	}
+	w.check(t, nr, after)
+	if len(d.resolved) > 0 {
+		dropResolutions(nr, d.resolved)
+	}
+	w.stored, w.latest = nr, after
+	for channel, s := range p.sends {
+		if s.done {
+			delete(w.sends, channel)
+		}
+	}
+	clear(w.receipts)
+	for channel, attempt := range begun {
+		w.checkSend(t, nr, channel, attempt)
+		w.sent[channel] = append(w.sent[channel], attempt)
+		w.sends[channel] = sendState{outcome: outcome{attempt: attempt, config: w.channels[channel].config, started: w.now}}
+	}
+}
+
+// plan plans twice: the second time nothing is left to decide.
+func (w *world) plan(t *rapid.T, p *planner, nr *v1alpha1.NotificationRequest) decision {
+	before := nr.DeepCopy()
+	d := p.plan(nr)
+	once, jitter := nr.DeepCopy(), p.jitter
+	p.jitter = func(time.Duration) time.Duration { t.Fatalf("a second plan draws another wait"); return 0 }
+	again := p.plan(nr)
+	p.jitter = jitter
+	again.resolved = d.resolved
+	if diff := cmp.Diff(d, again, cmp.AllowUnexported(decision{})) + cmp.Diff(once, nr); diff != "" {
+		t.Fatalf("a second plan decides otherwise (-first +second):\n%s", diff)
+	}
+	before.Status = nr.Status
+	if diff := cmp.Diff(before, nr); diff != "" {
+		t.Fatalf("the plan changed more than status:\n%s", diff)
+	}
+	return d
+}
+
+func (w *world) delivery(nr *v1alpha1.NotificationRequest, channel string) *v1alpha1.Delivery {
+	return &nr.Status.Deliveries[slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == channel })]
+}
+
+// check holds a status that is about to be written against the one before.
+func (w *world) check(t *rapid.T, nr *v1alpha1.NotificationRequest, d decision) {
+	checkSchema(t, nr)
+	w.checkEvents(t, nr)
+	all := true
+	for i := range nr.Status.Deliveries {
+		dl := &nr.Status.Deliveries[i]
+		if len(w.stored.Status.Deliveries) > 0 {
+			w.checkFinal(t, &w.stored.Status.Deliveries[i], dl)
+		}
+		w.checkFailures(t, dl)
+		w.checkWaiting(t, nr, dl, d)
+		all = all && dl.State.Final()
+	}
+	equal(t, "finished exactly when all deliveries are", nr.Status.FinishedTime != nil, all)
+	stalled := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionStalled)
+	reconciling := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionReconciling)
+	if stalled != nil && (stalled.Status != metav1.ConditionTrue || reconciling != nil) || reconciling != nil && reconciling.Status != metav1.ConditionTrue {
+		t.Fatalf("conditions contradict each other: %+v", nr.Status.Conditions)
+	}
+	again := nr.DeepCopy()
+	summarize(again, w.now.Add(time.Hour))
+	if nr.Spec.NotBefore == nil {
+		equal(t, "status summarized an hour later", again.Status, nr.Status)
+	}
+}
+
+// checkEvents: an event that is promised stays promised until it is recorded, and
+// is the same whenever it is built.
+func (w *world) checkEvents(t *rapid.T, nr *v1alpha1.NotificationRequest) {
+	states := map[string]v1alpha1.AuditState{}
+	records(&nr.Status, func(r *v1alpha1.AuditRecord) {
+		if states[r.EventID] != "" {
+			t.Fatalf("event %s stands twice in status", r.EventID)
+		}
+		states[r.EventID] = r.State
+	})
+	records(&w.stored.Status, func(r *v1alpha1.AuditRecord) {
+		now := states[r.EventID]
+		switch r.State {
+		case v1alpha1.AuditPending:
+			if now == "" {
+				t.Fatalf("event %s vanished before it was recorded", r.EventID)
+			}
+		case v1alpha1.AuditRecorded:
+			if now != "" && now != v1alpha1.AuditRecorded {
+				t.Fatalf("event %s was recorded and is %s now", r.EventID, now)
+			}
+		case v1alpha1.AuditRejected:
+			if now == v1alpha1.AuditPending {
+				t.Fatalf("event %s was rejected and is pending again", r.EventID)
+			}
+		}
+	})
+	for _, e := range pendingEvents(nr, true) {
+		if broken := e.Validate(); broken != nil {
+			t.Fatalf("event is not valid: %v", broken)
+		}
+		raw, err := json.Marshal(e)
+		if err != nil {
+			t.Fatalf("encode event: %v", err)
+		}
+		if known, ok := w.bytes[e.EventID.String()]; ok && known != string(raw) {
+			t.Fatalf("an event changed:\n%s\n%s", known, raw)
+		}
+		w.bytes[e.EventID.String()] = string(raw)
+	}
+}
+
+// checkFinal: what is over stays as it is.
+func (w *world) checkFinal(t *rapid.T, before, after *v1alpha1.Delivery) {
+	equal(t, "ended deliveries have an event and others have none", after.Audit.EventID != "", after.State.Final())
+	if !before.State.Final() {
+		return
+	}
+	was, is := before.DeepCopy(), after.DeepCopy()
+	for _, d := range []*v1alpha1.Delivery{was, is} {
+		d.AttemptFailures = nil
+		d.Audit = v1alpha1.AuditRecord{EventID: d.Audit.EventID}
+	}
+	equal(t, "a delivery that had ended", is, was)
+}
+
+// checkFailures: each failed attempt has its record, once, under its own number.
+func (w *world) checkFailures(t *rapid.T, d *v1alpha1.Delivery) {
+	known := w.failures[d.Channel]
+	last := int32(0)
+	for _, f := range d.AttemptFailures {
+		kind := audit.TypeAttemptFailed
+		if f.Error.Class == v1alpha1.ErrorAmbiguous {
+			kind = audit.TypeAttemptAmbiguous
+		}
+		if f.Attempt <= last || known[f.Attempt] != "" && known[f.Attempt] != kind {
+			t.Fatalf("attempt %d of %s stands twice: %+v", f.Attempt, d.Channel, d.AttemptFailures)
+		}
+		equal(t, "event ID", f.Audit.EventID, audit.EventID(kind, string(w.stored.UID), d.Channel, fmt.Sprint(f.Attempt)).String())
+		if offered := w.offered[d.Channel][f.Attempt]; !offered[string(f.Error.Class)] && kind != audit.TypeAttemptAmbiguous {
+			t.Fatalf("attempt %d of %s failed with %s, which nobody reported", f.Attempt, d.Channel, f.Error.Class)
+		}
+		known[f.Attempt], last = kind, f.Attempt
+	}
+	want := d.Attempts
+	switch d.State {
+	case v1alpha1.DeliveryInFlight:
+		want--
+	case v1alpha1.DeliverySent:
+		if known[d.Attempts] != audit.TypeAttemptAmbiguous {
+			want--
+		}
+	}
+	if int32(len(known)) != want || want > 0 && known[want] == "" {
+		t.Fatalf("%s is %s after %d attempts, of which these have a record: %v", d.Channel, d.State, d.Attempts, known)
+	}
+}
+
+// checkWaiting: a delivery that has not ended is looked at again in time, and
+// says what it waits for.
+func (w *world) checkWaiting(t *rapid.T, nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery, d decision) {
+	if dl.State.Final() {
+		if slices.Contains(d.due, dl.Channel) {
+			t.Fatalf("%s has ended and is due", dl.Channel)
+		}
+		return
+	}
+	if s, ok := w.sends[dl.Channel]; ok && !s.done {
+		return
+	}
+	latest := deadlineOf(nr)
+	if dl.State == v1alpha1.DeliveryInFlight {
+		latest = dl.AttemptDeadline.Time
+	}
+	if d.wait <= 0 || w.now.Add(d.wait).After(latest.Add(time.Millisecond)) {
+		t.Fatalf("%s is %s and is looked at again in %s, though something ends in %s", dl.Channel, dl.State, d.wait, latest.Sub(w.now))
+	}
+	switch {
+	case slices.Contains(d.due, dl.Channel), dl.State == v1alpha1.DeliveryInFlight, dl.LastError.Class != "":
+	case nr.Spec.Suspend != nil && *nr.Spec.Suspend, nr.Spec.NotBefore != nil && w.now.Before(nr.Spec.NotBefore.Time):
+	default:
+		t.Fatalf("nothing says what %s waits for: %+v", dl.Channel, dl)
+	}
+}
+
+// checkSend: an attempt is let go once, and after one that may have arrived only
+// where the policy, or a person, has allowed that, and with a flag.
+func (w *world) checkSend(t *rapid.T, nr *v1alpha1.NotificationRequest, channel string, attempt int32) {
+	if slices.Contains(w.sent[channel], attempt) {
+		t.Fatalf("attempt %d on %s is made twice", attempt, channel)
+	}
+	doubts := 0
+	for _, kind := range w.failures[channel] {
+		if kind == audit.TypeAttemptAmbiguous {
+			doubts++
+		}
+	}
+	if doubts == 0 || w.channels[channel].idempotent {
+		return
+	}
+	if d := w.delivery(nr, channel); d.PossibleDuplicate == nil || !*d.PossibleDuplicate {
+		t.Fatalf("%s is sent to again after an attempt in doubt, and nothing says so", channel)
+	}
+	switch nr.Spec.OnAmbiguous {
+	case v1alpha1.AmbiguousAssumeSent:
+		t.Fatalf("%s is sent to again after an attempt that was taken as sent", channel)
+	case v1alpha1.AmbiguousHold:
+		if doubts > w.words[channel] {
+			t.Fatalf("%s was in doubt %d times and a person said Retry %d times, and it is sent to again", channel, doubts, w.words[channel])
+		}
+	}
+}
+
+func (w *world) passTime(t *rapid.T) {
+	step := rapid.SampledFrom([]time.Duration{time.Microsecond, time.Second, 7 * time.Second, time.Minute, 10 * time.Minute, w.latest.wait}).Draw(t, "step")
+	w.now = w.now.Add(step)
+}
+
+// report gives a running attempt an outcome.
+func (w *world) report(t *rapid.T, channel string) {
+	s := w.sends[channel]
+	s.done, s.finished = true, w.now
+	if s.started.IsZero() {
+		s.started = w.now
+	}
+	s.receipt = delivery.Receipt{Digest: "sha256:" + strings.Repeat("0", 64)}
+	kind := w.force
+	if kind == "" {
+		kind = rapid.SampledFrom([]delivery.Class{"", delivery.Transient, delivery.Permanent, delivery.Config, delivery.Ambiguous}).Draw(t, "outcome")
+	}
+	if kind != "" {
+		s.err = &delivery.Error{
+			Class: kind, Reason: "Some" + string(kind), Code: "499", Message: "it did not work",
+			MaybeDelivered: kind == delivery.Ambiguous || kind == delivery.Transient && rapid.Bool().Draw(t, "maybe"),
+			RetryAfter:     rapid.SampledFrom([]time.Duration{0, 0, time.Second, time.Hour}).Draw(t, "retryAfter"),
+		}
+	}
+	w.sends[channel] = s
+	if w.offered[channel][s.attempt] == nil {
+		w.offered[channel][s.attempt] = map[string]bool{}
+	}
+	w.offered[channel][s.attempt][string(kind)] = true
+}
+
+func (w *world) outcome(t *rapid.T) {
+	for _, channel := range slices.Sorted(maps.Keys(w.sends)) {
+		if !w.sends[channel].done && rapid.Bool().Draw(t, "now") {
+			w.report(t, channel)
+		}
+	}
+}
+
+// refusals are more attempts than status has room for.
+func (w *world) refusals(t *rapid.T) {
+	if rapid.IntRange(0, 3).Draw(t, "really") > 0 {
+		return
+	}
+	w.force = delivery.Config
+	for range maxFailures + 3 {
+		w.step(t, false)
+		w.outcome(t)
+		w.now = w.now.Add(time.Second)
+	}
+	w.force = ""
+}
+
+func (w *world) crash(*rapid.T) {
+	for channel, s := range w.sends {
+		if !s.done {
+			w.ghosts[channel] = append(w.ghosts[channel], s.attempt)
+		}
+	}
+	clear(w.sends)
+	clear(w.receipts)
+}
+
+// ghost brings the outcome of an attempt that was thought lost.
+func (w *world) ghost(t *rapid.T) {
+	for _, channel := range slices.Sorted(maps.Keys(w.ghosts)) {
+		if _, busy := w.sends[channel]; !busy && rapid.Bool().Draw(t, "comes") {
+			attempt := rapid.SampledFrom(w.ghosts[channel]).Draw(t, "attempt")
+			w.sends[channel] = sendState{outcome: outcome{attempt: attempt, config: "A"}}
+			w.report(t, channel)
+		}
+	}
+}
+
+// answer is DataStorage's word about any event, known or answered before.
+func (w *world) answer(t *rapid.T) {
+	for _, id := range slices.Sorted(maps.Keys(w.bytes)) {
+		switch rapid.IntRange(0, 5).Draw(t, "answer") {
+		case 0, 1, 2:
+			w.receipts[id] = audit.Receipt{Recorded: true, LogIndex: new(int64(3)), Time: w.now}
+		case 3:
+			w.receipts[id] = audit.Receipt{Reason: "it is not to my liking", Time: w.now}
+		}
+	}
+}
+
+func (w *world) configure(t *rapid.T) {
+	for _, name := range slices.Sorted(maps.Keys(w.channels)) {
+		ch := w.channels[name]
+		switch rapid.IntRange(0, 4).Draw(t, "change of "+name) {
+		case 0:
+			ch.config = rapid.SampledFrom([]string{"A", "B", "C"}).Draw(t, "config")
+		case 1:
+			ch.blocked = v1alpha1.DeliveryError{}
+		case 2:
+			ch.blocked = blocked(v1alpha1.ReasonSecretNotFound, "the Secret is missing")
+		case 3:
+			ch.kind = rapid.SampledFrom([]v1alpha1.ChannelType{"Webhook", "File"}).Draw(t, "type")
+		}
+		if name != v1alpha1.ConsoleChannel {
+			w.channels[name] = ch
+		}
+	}
+}
+
+func (w *world) remove(t *rapid.T) {
+	if w.stored.DeletionTimestamp == nil && rapid.IntRange(0, 3).Draw(t, "really") == 0 {
+		w.stored.DeletionTimestamp = new(metav1.NewTime(w.now.Truncate(time.Second)))
+	}
+}
+
+// word is what a person writes on the request.
+func (w *world) word(t *rapid.T) {
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(w.channels)) {
+		if verdict := rapid.SampledFrom([]string{"", "Sent", "Failed", "Retry", "Retry", "perhaps"}).Draw(t, name); verdict != "" {
+			words = append(words, name+"="+verdict)
+			if verdict == "Retry" {
+				w.words[name]++
+			}
+		}
+	}
+	w.stored.Annotations = map[string]string{v1alpha1.ResolveAnnotation: strings.Join(words, ",")}
+}
+
+// settle lets nothing new happen: the request ends by itself, at its deadline or
+// when the last attempt stops to be in doubt at the latest.
+func (w *world) settle(t *rapid.T) {
+	latest := w.now
+	if end := deadlineOf(w.stored).Add(10*time.Second + outcomeGrace); end.After(latest) {
+		latest = end
+	}
+	w.step(t, false)
+	for n := 0; w.stored.Status.FinishedTime == nil; n++ {
+		running := false
+		for _, s := range w.sends {
+			running = running || !s.done
+		}
+		switch {
+		case n > 5000:
+			t.Fatalf("no end in sight: %+v", w.stored.Status.Deliveries)
+		case running:
+			for channel, s := range w.sends {
+				if !s.done {
+					w.report(t, channel)
+				}
+			}
+		case len(w.sends) > 0:
+		case w.latest.wait <= 0:
+			t.Fatalf("nobody looks at the request again: %+v", w.stored.Status.Deliveries)
+		default:
+			w.now = w.now.Add(w.latest.wait)
+		}
+		w.step(t, false)
+	}
+	if w.stored.Status.FinishedTime.After(latest) {
+		t.Fatalf("finished at %s, and should have by %s", w.stored.Status.FinishedTime, latest)
+	}
+	if w.stored.DeletionTimestamp == nil && w.stored.Status.Cancellation.Time != nil {
+		t.Fatalf("cancelled, though nobody deleted it")
+	}
+	for _, e := range pendingEvents(w.stored, false) {
+		w.receipts[e.EventID.String()] = audit.Receipt{Recorded: true, Time: w.now}
+	}
+	w.step(t, false)
+	equal(t, "all is recorded", settled(w.stored), true)
+	for _, d := range w.stored.Status.Deliveries {
+		ends := 0
+		for _, raw := range w.bytes {
+			var e struct {
+				Type string `json:"event_type"`
+				Data struct {
+					Channel string `json:"channel"`
+				} `json:"event_data"`
+			}
+			if err := json.Unmarshal([]byte(raw), &e); err != nil {
+				t.Fatalf("decode event: %v", err)
+			}
+			if e.Data.Channel == d.Channel && strings.HasPrefix(e.Type, "notification.message.") {
+				ends++
+			}
+		}
+		equal(t, "events of the end of "+d.Channel, ends, 1)
+	}
+}

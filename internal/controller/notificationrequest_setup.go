@@ -1,0 +1,164 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+)
+
+const (
+	// waitingIndex finds the requests that are not finished by their channels.
+	waitingIndex = "waiting-for-channel"
+	// secretIndex finds channels by the Secrets that they name.
+	secretIndex = "secret"
+	// forever is how long the gate may stay closed before the manager gives up.
+	forever = time.Duration(math.MaxInt64)
+	// shortestRetry and longestRetry bound the wait after a step that failed, for
+	// example because the dead-letter queue could not be written.
+	shortestRetry = 100 * time.Millisecond
+	longestRetry  = 30 * time.Second
+)
+
+// SetupWithManager adds the controller to a manager. No request is looked at
+// before gate lets the controller's workers start.
+func (r *NotificationRequestReconciler) SetupWithManager(mgr ctrl.Manager, gate source.Source, registry prometheus.Registerer, workers int) error {
+	r.sends = newSends(r.wake.request)
+	registry.MustRegister(newStateCollector(mgr.GetCache(), r.sends.running))
+	if err := indexFields(mgr); err != nil {
+		return err
+	}
+	if err := mgr.Add(manager.RunnableFunc(r.drain)); err != nil {
+		return fmt.Errorf("add drain: %w", err)
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("notificationrequest").
+		// Status is written by this controller alone and says nothing new to it.
+		For(&v1alpha1.NotificationRequest{}, builder.WithPredicates(predicate.Or(
+			predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
+		Watches(&v1alpha1.NotificationChannel{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfChannel),
+			builder.WithPredicates(predicate.GenerationChangedPredicate{}, news)).
+		WatchesMetadata(secretMetadata.DeepCopy(), handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret),
+			builder.WithPredicates(predicate.ResourceVersionChangedPredicate{}, news)).
+		WatchesRawSource(gate).
+		WatchesRawSource(source.Func(r.wake.start)).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: workers, CacheSyncTimeout: forever,
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](shortestRetry, longestRetry),
+		}).
+		Complete(r)
+}
+
+// OnReceipts takes DataStorage's answers. It does not block.
+func (r *NotificationRequestReconciler) OnReceipts(all []audit.Receipt) {
+	if !r.wake.started() {
+		// Status still says Pending, so whoever leads will ask again.
+		return
+	}
+	r.receipts.add(all)
+	for _, receipt := range all {
+		r.wake.request(types.NamespacedName{Namespace: receipt.Namespace, Name: receipt.ResourceID})
+	}
+}
+
+// news lets an object's existence at the start pass unnoticed: every request is
+// looked at then anyway.
+var news = predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return !e.IsInInitialList }}
+
+// waker has requests looked at again once the controller has started.
+type waker struct {
+	mu    sync.Mutex
+	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
+}
+
+func (w *waker) start(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue = queue
+	return nil
+}
+
+func (w *waker) started() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.queue != nil
+}
+
+func (w *waker) request(key types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.queue != nil {
+		w.queue.Add(reconcile.Request{NamespacedName: key})
+	}
+}
+
+func indexFields(mgr ctrl.Manager) error {
+	ctx, indexer := context.Background(), mgr.GetFieldIndexer()
+	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, waitingIndex, func(o client.Object) []string {
+		nr := o.(*v1alpha1.NotificationRequest)
+		if nr.Status.FinishedTime != nil {
+			return nil
+		}
+		var keys []string
+		for _, ref := range channelRefs(nr) {
+			keys = append(keys, channelKey(nr, ref).String())
+		}
+		return keys
+	}); err != nil {
+		return fmt.Errorf("index requests by channel: %w", err)
+	}
+	if err := indexer.IndexField(ctx, &v1alpha1.NotificationChannel{}, secretIndex, func(o client.Object) []string {
+		return secretNames(o.(*v1alpha1.NotificationChannel))
+	}); err != nil {
+		return fmt.Errorf("index channels by secret: %w", err)
+	}
+	return nil
+}
+
+func (r *NotificationRequestReconciler) requestsOfChannel(ctx context.Context, channel client.Object) []reconcile.Request {
+	var list v1alpha1.NotificationRequestList
+	if err := r.Channels.Reader.List(ctx, &list, client.MatchingFields{waitingIndex: client.ObjectKeyFromObject(channel).String()}, client.UnsafeDisableDeepCopy); err != nil {
+		log.FromContext(ctx).Error(err, "Requests of a changed channel not found", "channel", client.ObjectKeyFromObject(channel))
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range list.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	}
+	return requests
+}
+
+func (r *NotificationRequestReconciler) requestsOfSecret(ctx context.Context, secret client.Object) []reconcile.Request {
+	var requests []reconcile.Request
+	for _, channel := range channelsOfSecret(ctx, r.Channels.Reader, secret) {
+		requests = append(requests, r.requestsOfChannel(ctx, &channel)...)
+	}
+	return requests
+}
+
+func channelsOfSecret(ctx context.Context, reader client.Reader, secret client.Object) []v1alpha1.NotificationChannel {
+	var list v1alpha1.NotificationChannelList
+	if err := reader.List(ctx, &list, client.InNamespace(secret.GetNamespace()), client.MatchingFields{secretIndex: secret.GetName()}); err != nil {
+		log.FromContext(ctx).Error(err, "Channels of a changed Secret not found", "secret", client.ObjectKeyFromObject(secret))
+	}
+	return list.Items
+}

@@ -1,0 +1,230 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+)
+
+// writeStatus writes nr's status where it differs from base's. It fails with a
+// conflict where anybody has written the object since base was read.
+func (r *NotificationRequestReconciler) writeStatus(ctx context.Context, base, nr *v1alpha1.NotificationRequest) error {
+	if equality.Semantic.DeepEqual(base.Status, nr.Status) {
+		return nil
+	}
+	if err := r.Client.Status().Patch(ctx, nr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	return nil
+}
+
+// summarize derives the summary and the conditions from the deliveries.
+func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
+	var total, sent, failed, audited int32
+	for _, d := range nr.Status.Deliveries {
+		total++
+		switch {
+		case d.State == v1alpha1.DeliverySent:
+			sent++
+		case d.State.Final():
+			failed++
+		}
+		if d.Audit.State == v1alpha1.AuditRecorded {
+			audited++
+		}
+	}
+	nr.Status.Summary = v1alpha1.Summary{
+		Total: &total, Sent: &sent, Failed: &failed, Pending: new(total - sent - failed), Audited: &audited,
+		Ratio: fmt.Sprintf("%d/%d", sent, total),
+	}
+	nr.Status.ObservedGeneration = nr.Generation
+
+	ready, message := readiness(nr, now)
+	set := func(kind string, status bool, reason, message string) {
+		c := metav1.Condition{
+			Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message,
+			ObservedGeneration: nr.Generation, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+		}
+		if status {
+			c.Status = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(&nr.Status.Conditions, c)
+	}
+	set(v1alpha1.ConditionReady, ready == v1alpha1.ReasonSent, ready, message)
+	set(v1alpha1.ConditionDelivered, ready == v1alpha1.ReasonSent, ready, message)
+
+	audit, auditMessage := auditedness(nr)
+	set(v1alpha1.ConditionAudited, audit == v1alpha1.ReasonRecorded, audit, auditMessage)
+
+	reason, why := stalled(nr, now)
+	if reason == "" && audit == v1alpha1.ReasonRejected {
+		reason, why = "AuditRejected", auditMessage
+	}
+	if reason != "" {
+		set(v1alpha1.ConditionStalled, true, reason, why)
+	} else {
+		meta.RemoveStatusCondition(&nr.Status.Conditions, v1alpha1.ConditionStalled)
+	}
+	if reason == "" && nr.Status.FinishedTime == nil && ready != v1alpha1.ReasonSuspended {
+		set(v1alpha1.ConditionReconciling, true, ready, message)
+	} else {
+		meta.RemoveStatusCondition(&nr.Status.Conditions, v1alpha1.ConditionReconciling)
+	}
+}
+
+// readiness says in a word and a sentence how far a request is.
+func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message string) {
+	s := nr.Status.Summary
+	if nr.Status.FinishedTime != nil {
+		switch {
+		case *s.Failed == 0:
+			return v1alpha1.ReasonSent, fmt.Sprintf("%s accepted the message", count(*s.Total, "channel"))
+		case *s.Sent == 0:
+			return v1alpha1.ReasonFailed, troubles(nr, true)
+		}
+		return v1alpha1.ReasonPartiallySent, troubles(nr, true)
+	}
+	is := func(state v1alpha1.DeliveryState) bool {
+		return slices.ContainsFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.State == state })
+	}
+	message = fmt.Sprintf("sent to %d of %s", *s.Sent, count(*s.Total, "channel"))
+	if trouble := troubles(nr, false); trouble != "" {
+		message += "; " + trouble
+	}
+	switch {
+	case is(v1alpha1.DeliveryInFlight):
+		return v1alpha1.ReasonSending, message
+	case nr.Spec.Suspend != nil && *nr.Spec.Suspend:
+		return v1alpha1.ReasonSuspended, "suspend is set: " + message
+	case is(v1alpha1.DeliveryRetrying):
+		return v1alpha1.ReasonRetrying, message
+	case nr.Spec.NotBefore != nil && now.Before(nr.Spec.NotBefore.Time):
+		return v1alpha1.ReasonPending, fmt.Sprintf("not before %s: %s", nr.Spec.NotBefore.UTC().Format(time.RFC3339), message)
+	}
+	return v1alpha1.ReasonPending, message
+}
+
+// count is a number of things in words.
+func count[N int | int32](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// troubles lists what stands or stood in the way, channel by channel.
+func troubles(nr *v1alpha1.NotificationRequest, final bool) string {
+	var parts []string
+	for _, d := range nr.Status.Deliveries {
+		if d.LastError.Class != "" && d.State != v1alpha1.DeliverySent && (!final || d.State.Final()) {
+			parts = append(parts, fmt.Sprintf("%s: %s: %s", d.Channel, d.LastError.Reason, d.LastError.Message))
+		}
+	}
+	return truncate(strings.Join(parts, "; "), 4096)
+}
+
+// auditedness says in a word and a sentence where the events of a request are.
+func auditedness(nr *v1alpha1.NotificationRequest) (reason, message string) {
+	pending, rejected := countAudit(&nr.Status, v1alpha1.AuditPending), countAudit(&nr.Status, v1alpha1.AuditRejected)
+	switch {
+	case nr.Status.FinishedTime == nil:
+		return v1alpha1.ReasonPending, "the request is not finished"
+	case pending > 0:
+		return v1alpha1.ReasonPending, count(pending, "event") + " not recorded in DataStorage yet"
+	case rejected > 0:
+		return v1alpha1.ReasonRejected, fmt.Sprintf("DataStorage rejected %s: set aside, with the reason in deliveries", count(rejected, "event"))
+	}
+	return v1alpha1.ReasonRecorded, "DataStorage holds " + count(countAudit(&nr.Status, v1alpha1.AuditRecorded), "event")
+}
+
+// stalled says why a request needs a person, "" where it goes on by itself.
+func stalled(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message string) {
+	if nr.Status.FinishedTime != nil {
+		reason, message := readiness(nr, now)
+		if reason == v1alpha1.ReasonSent {
+			return "", ""
+		}
+		return reason, message
+	}
+	for _, d := range nr.Status.Deliveries {
+		switch {
+		case d.State.Final():
+		case d.State == v1alpha1.DeliveryAmbiguous:
+			reason = v1alpha1.ReasonAmbiguous
+			message = fmt.Sprintf("%s: nobody knows whether the message arrived: look there, then annotate this request with %s: %s=Sent, =Retry or =Failed",
+				d.Channel, v1alpha1.ResolveAnnotation, d.Channel)
+			if word := nr.Annotations[v1alpha1.ResolveAnnotation]; word != "" {
+				message += fmt.Sprintf("; the annotation now says %q, which settles nothing", truncate(word, 128))
+			}
+		case d.LastError.Class == v1alpha1.ErrorConfig && d.State != v1alpha1.DeliveryInFlight:
+			if reason == "" {
+				reason, message = d.LastError.Reason, d.Channel+": "+d.LastError.Message
+			}
+		default:
+			return "", ""
+		}
+	}
+	return reason, message
+}
+
+// note is a Kubernetes Event that follows from a change of status.
+type note struct {
+	kind, reason, action, text string
+}
+
+// notes returns the Events that a change of status is worth: one for a request
+// that went well, one for each thing that did not.
+func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
+	var all []note
+	warn := func(reason, action, format string, args ...any) {
+		all = append(all, note{corev1.EventTypeWarning, reason, action, truncate(fmt.Sprintf(format, args...), 1000)})
+	}
+	for _, d := range after.Deliveries {
+		var was v1alpha1.Delivery
+		if i := slices.IndexFunc(before.Deliveries, func(b v1alpha1.Delivery) bool { return b.Channel == d.Channel }); i >= 0 {
+			was = before.Deliveries[i]
+		}
+		e := d.LastError
+		switch {
+		case d.State.Final() && d.State != v1alpha1.DeliverySent && was.State != d.State:
+			warn("DeliveryFailed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
+		case d.State == v1alpha1.DeliverySent && was.State != d.State && e.Class == v1alpha1.ErrorAmbiguous:
+			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and taken as sent: %s", d.Channel, d.Attempts, e.Message)
+		case d.State == v1alpha1.DeliveryAmbiguous && was.State != d.State:
+			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and held: %s", d.Channel, d.Attempts, e.Message)
+		case e.Class != "" && !d.State.Final() && !equality.Semantic.DeepEqual(e, was.LastError):
+			warn("DeliveryDelayed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
+		}
+	}
+	if n := countAudit(after, v1alpha1.AuditRejected); n > countAudit(before, v1alpha1.AuditRejected) {
+		warn("AuditRejected", "Audit", "DataStorage rejected %s: set aside, with the reason in status", count(n, "event"))
+	}
+	if after.FinishedTime != nil && before.FinishedTime == nil && *after.Summary.Failed == 0 {
+		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Total, "channel") + " accepted the message"})
+	}
+	return all
+}
+
+// truncate cuts a text to at most limit bytes at the boundary of a character.
+func truncate(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	const mark = "..."
+	cut := limit - len(mark)
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + mark
+}

@@ -1,0 +1,201 @@
+package controller
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// channelLimit is how many attempts on one channel run at the same time, so that
+// a slow channel holds neither memory nor connections without bound.
+const channelLimit = 16
+
+// sends are the attempts that this process has begun and whose outcomes status
+// does not hold yet. Losing them loses nothing: an attempt in status that no
+// process knows of is in doubt once its deadline has passed.
+type sends struct {
+	// wake has a request looked at again. It does not block and calls nothing here.
+	wake func(types.NamespacedName)
+
+	// wg counts the places taken.
+	wg sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool
+	attempts map[types.UID]map[string]sendState
+	owners   map[types.UID]types.NamespacedName
+	slots    map[types.NamespacedName]*slots
+}
+
+// slots shares out a channel's places. A request that finds none waits in line;
+// a free place is kept for the next in line until it has been looked at again.
+type slots struct {
+	taken    int
+	reserved map[types.NamespacedName]bool
+	waiting  map[types.NamespacedName]bool
+	line     []types.NamespacedName
+}
+
+func newSends(wake func(types.NamespacedName)) *sends {
+	return &sends{
+		wake:     wake,
+		attempts: map[types.UID]map[string]sendState{},
+		owners:   map[types.UID]types.NamespacedName{},
+		slots:    map[types.NamespacedName]*slots{},
+	}
+}
+
+// of returns the attempts of one request by channel.
+func (s *sends) of(uid types.UID) map[string]sendState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.attempts[uid])
+}
+
+// acquire takes a place on a channel, or puts the request in line for one.
+func (s *sends) acquire(channel, request types.NamespacedName) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	c := s.slots[channel]
+	if c == nil {
+		c = &slots{reserved: map[types.NamespacedName]bool{}, waiting: map[types.NamespacedName]bool{}}
+		s.slots[channel] = c
+	}
+	switch {
+	case c.reserved[request]:
+		delete(c.reserved, request)
+	case c.taken+len(c.reserved) >= channelLimit:
+		if !c.waiting[request] {
+			c.waiting[request] = true
+			c.line = append(c.line, request)
+		}
+		return false
+	}
+	c.taken++
+	s.wg.Add(1)
+	return true
+}
+
+// release gives a place back.
+func (s *sends) release(channel types.NamespacedName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slots[channel].taken--
+	s.next(channel)
+	s.wg.Done()
+}
+
+// looked ends the reservations that a request had and did not use.
+func (s *sends) looked(request types.NamespacedName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for channel, c := range s.slots {
+		if c.reserved[request] {
+			delete(c.reserved, request)
+			s.next(channel)
+		}
+	}
+}
+
+// next gives free places to those first in line.
+func (s *sends) next(channel types.NamespacedName) {
+	c := s.slots[channel]
+	for len(c.line) > 0 && c.taken+len(c.reserved) < channelLimit {
+		request := c.line[0]
+		c.line = c.line[1:]
+		delete(c.waiting, request)
+		c.reserved[request] = true
+		s.wake(request)
+	}
+	if c.taken == 0 && len(c.reserved) == 0 {
+		delete(s.slots, channel)
+	}
+}
+
+// run makes an attempt and keeps its outcome until forget.
+func (s *sends) run(request types.NamespacedName, uid types.UID, channel string, attempt int32, send func() outcome) {
+	s.put(request, uid, channel, sendState{outcome: outcome{attempt: attempt}})
+	s.put(request, uid, channel, sendState{done: true, outcome: send()})
+}
+
+// start is run in a goroutine of its own. The request is woken at the end.
+func (s *sends) start(request types.NamespacedName, uid types.UID, channel string, slot types.NamespacedName, attempt int32, send func() outcome) {
+	s.put(request, uid, channel, sendState{outcome: outcome{attempt: attempt}})
+	go func() {
+		s.put(request, uid, channel, sendState{done: true, outcome: send()})
+		s.release(slot)
+		s.wake(request)
+	}()
+}
+
+func (s *sends) put(request types.NamespacedName, uid types.UID, channel string, state sendState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.attempts[uid] == nil {
+		s.attempts[uid] = map[string]sendState{}
+		s.owners[uid] = request
+	}
+	s.attempts[uid][channel] = state
+}
+
+// forget drops the outcomes that status now holds.
+func (s *sends) forget(uid types.UID, known map[string]sendState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for channel, state := range known {
+		if state.done && s.attempts[uid][channel].attempt == state.attempt {
+			delete(s.attempts[uid], channel)
+		}
+	}
+	s.tidy(uid)
+}
+
+// drain lets no attempt begin any more and returns once none runs, with the
+// requests whose outcomes are not in status yet.
+func (s *sends) drain() []types.NamespacedName {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.wg.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.owners))
+}
+
+// drop forgets the outcomes of a request that is gone.
+func (s *sends) drop(request types.NamespacedName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for uid, owner := range s.owners {
+		if owner == request {
+			maps.DeleteFunc(s.attempts[uid], func(_ string, state sendState) bool { return state.done })
+			s.tidy(uid)
+		}
+	}
+}
+
+func (s *sends) tidy(uid types.UID) {
+	if len(s.attempts[uid]) == 0 {
+		delete(s.attempts, uid)
+		delete(s.owners, uid)
+	}
+}
+
+// running counts the attempts that have no outcome yet.
+func (s *sends) running() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, byChannel := range s.attempts {
+		for _, state := range byChannel {
+			if !state.done {
+				n++
+			}
+		}
+	}
+	return n
+}

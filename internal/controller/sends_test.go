@@ -1,0 +1,245 @@
+package controller
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+)
+
+var (
+	place  = types.NamespacedName{Namespace: "shop", Name: "ops"}
+	place2 = types.NamespacedName{Namespace: "shop", Name: "mail"}
+)
+
+func requestKey(n int) types.NamespacedName {
+	return types.NamespacedName{Namespace: "shop", Name: fmt.Sprintf("request-%d", n)}
+}
+
+// crowded returns sends whose place is full with the requests 0 to 15, and the
+// list of the requests that it wakes.
+func crowded(t *testing.T) (*sends, *[]types.NamespacedName) {
+	t.Helper()
+	var woken []types.NamespacedName
+	s := newSends(func(key types.NamespacedName) { woken = append(woken, key) })
+	for n := range channelLimit {
+		equal(t, "place", s.acquire(place, requestKey(n)), true)
+	}
+	return s, &woken
+}
+
+func TestChannelHasSoManyPlacesAndNoMore(t *testing.T) {
+	s, woken := crowded(t)
+	equal(t, "one more", s.acquire(place, requestKey(20)), false)
+	equal(t, "another channel", s.acquire(place2, requestKey(20)), true)
+	s.release(place)
+	equal(t, "woken", *woken, []types.NamespacedName{requestKey(20)})
+	equal(t, "its place", s.acquire(place, requestKey(20)), true)
+	equal(t, "one more", s.acquire(place, requestKey(21)), false)
+}
+
+func TestPlacesGoToTheFirstInLine(t *testing.T) {
+	s, woken := crowded(t)
+	for _, n := range []int{20, 21, 20, 22, 21} { // to ask again changes nothing
+		equal(t, "place", s.acquire(place, requestKey(n)), false)
+	}
+	s.release(place)
+	s.release(place)
+	equal(t, "woken", *woken, []types.NamespacedName{requestKey(20), requestKey(21)})
+	equal(t, "who comes by", s.acquire(place, requestKey(30)), false)
+	equal(t, "second in line", s.acquire(place, requestKey(21)), true)
+	equal(t, "first in line", s.acquire(place, requestKey(20)), true)
+	s.release(place)
+	s.release(place)
+	equal(t, "woken", (*woken)[2:], []types.NamespacedName{requestKey(22), requestKey(30)})
+}
+
+func TestUnusedPlaceGoesToTheNextInLine(t *testing.T) {
+	s, woken := crowded(t)
+	for n := 20; n < 23; n++ {
+		s.acquire(place, requestKey(n))
+	}
+	s.release(place)
+	s.looked(requestKey(20)) // it was deleted, or has no more use for it
+	s.looked(requestKey(21))
+	s.looked(requestKey(21))
+	equal(t, "woken", *woken, []types.NamespacedName{requestKey(20), requestKey(21), requestKey(22)})
+	s.looked(requestKey(22))
+	equal(t, "place", s.acquire(place, requestKey(40)), true)
+}
+
+func TestNothingIsKeptOfAnIdleChannel(t *testing.T) {
+	s, _ := crowded(t)
+	s.acquire(place, requestKey(20))
+	for range channelLimit {
+		s.release(place)
+	}
+	s.looked(requestKey(20))
+	equal(t, "channels", len(s.slots), 0)
+}
+
+func TestOutcomeIsKeptUntilStatusHoldsIt(t *testing.T) {
+	key, uid := requestKey(1), types.UID("1")
+	s := newSends(func(types.NamespacedName) {})
+	put := func(channel string, attempt int32, done bool) {
+		s.put(key, uid, channel, sendState{done: done, outcome: outcome{attempt: attempt}})
+	}
+	put("a", 1, true)
+	put("b", 1, false)
+	put("c", 1, true)
+	known := s.of(uid)
+	put("b", 1, true)
+	put("c", 2, false)
+	equal(t, "what was handed out", known["b"].done, false)
+	s.forget(uid, known)
+	left := s.of(uid)
+	equal(t, "in status", left["a"].attempt, 0)
+	equal(t, "came since", left["b"].done, true)
+	equal(t, "the attempt after it", left["c"].attempt, 2)
+	equal(t, "running", s.running(), 1)
+
+	s.drop(requestKey(2))
+	equal(t, "channels after another request went", len(s.of(uid)), 2)
+	s.drop(key)
+	equal(t, "channels with an attempt that still runs", len(s.of(uid)), 1)
+	put("c", 2, true)
+	s.forget(uid, s.of(uid))
+	equal(t, "requests", len(s.attempts)+len(s.owners), 0)
+	s.forget(uid, known)
+	equal(t, "requests", len(s.attempts)+len(s.owners), 0)
+}
+
+func TestConsoleAttemptIsSeenWhileItIsMade(t *testing.T) {
+	s := newSends(func(types.NamespacedName) { t.Error("nobody needs to be woken") })
+	s.run(requestKey(1), "1", "console", 3, func() outcome {
+		equal(t, "running", s.running(), 1)
+		return outcome{attempt: 3, config: "A"}
+	})
+	equal(t, "running", s.running(), 0)
+	equal(t, "outcome", s.of("1")["console"].config, "A")
+}
+
+func TestDrainWaitsForAttemptsThatBeganOrAreAboutTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSends(func(types.NamespacedName) {})
+		s.acquire(place, requestKey(1)) // status is being written
+		s.acquire(place, requestKey(2))
+		answered := make(chan struct{})
+		s.start(requestKey(2), "2", ops, place, 1, func() outcome { <-answered; return outcome{attempt: 1} })
+
+		var left []types.NamespacedName
+		drained := make(chan struct{})
+		go func() { left = s.drain(); close(drained) }()
+		synctest.Wait()
+		equal(t, "a new attempt after the drain began", s.acquire(place2, requestKey(3)), false)
+		close(answered)
+		synctest.Wait()
+		select {
+		case <-drained:
+			t.Fatal("drained while status was being written")
+		default:
+		}
+		s.start(requestKey(1), "1", ops, place, 1, func() outcome { return outcome{attempt: 1} })
+		<-drained
+		slices.SortFunc(left, func(a, b types.NamespacedName) int { return len(a.Name) - len(b.Name) + int(a.Name[8]) - int(b.Name[8]) })
+		equal(t, "outcomes that are not in status", left, []types.NamespacedName{requestKey(1), requestKey(2)})
+	})
+}
+
+// Many requests want one channel while their writes fail, they vanish, or they are
+// looked at for no reason. All that stay get their turn, and the channel never
+// has more than its share.
+func TestEveryRequestGetsItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const requests, workers = 300, 8
+		queue := workqueue.NewTyped[types.NamespacedName]()
+		s := newSends(queue.Add)
+		var running, most atomic.Int32
+		var mu sync.Mutex
+		sent := map[types.NamespacedName]int{}
+		handled := func(key types.NamespacedName) {
+			mu.Lock()
+			defer mu.Unlock()
+			sent[key]++
+			if len(sent) == requests {
+				queue.ShutDown()
+			}
+		}
+		look := func(key types.NamespacedName) {
+			defer s.looked(key)
+			uid := types.UID(key.Name)
+			known := s.of(uid)
+			if state, ok := known[ops]; ok {
+				if state.done {
+					s.forget(uid, known)
+					handled(key)
+				}
+				return
+			}
+			mu.Lock()
+			over := sent[key] > 0
+			mu.Unlock()
+			if over {
+				return
+			}
+			if rand.IntN(5) == 0 { // it is gone, or something else is in the way
+				mu.Lock()
+				again := sent[key] == 0
+				mu.Unlock()
+				if again {
+					time.AfterFunc(time.Millisecond, func() { queue.Add(key) })
+				}
+				return
+			}
+			if !s.acquire(place, key) {
+				return
+			}
+			if rand.IntN(4) == 0 { // the write met a conflict
+				s.release(place)
+				queue.Add(key)
+				return
+			}
+			s.start(key, uid, ops, place, 1, func() outcome {
+				for n := running.Add(1); ; {
+					if old := most.Load(); n <= old || most.CompareAndSwap(old, n) {
+						break
+					}
+				}
+				<-time.After(time.Duration(rand.IntN(20)) * time.Millisecond)
+				running.Add(-1)
+				return outcome{attempt: 1}
+			})
+		}
+		for n := range requests {
+			queue.Add(requestKey(n))
+		}
+		var all sync.WaitGroup
+		for range workers {
+			all.Go(func() {
+				for {
+					key, stop := queue.Get()
+					if stop {
+						return
+					}
+					look(key)
+					queue.Done(key)
+				}
+			})
+		}
+		all.Wait()
+		s.drain()
+		for key, n := range sent {
+			equal(t, "attempts of "+key.Name, n, 1)
+		}
+		equal(t, "requests", len(sent), requests)
+		equal(t, "most at once", most.Load(), int32(channelLimit))
+		equal(t, "left", len(s.attempts)+len(s.owners), 0)
+	})
+}
