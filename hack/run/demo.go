@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+)
+
+const (
+	sample   = "config/samples/notification_v1alpha1_minimal.yaml"
+	patience = time.Minute
+)
+
+// demo is a control plane and the two processes, all of this machine alone.
+type demo struct {
+	dir       string
+	env       *envtest.Environment
+	processes []*exec.Cmd
+	client    client.Client
+	storage   string // DataStorage's address
+	health    string // the manager's probes
+}
+
+func (d *demo) run(ctx context.Context, once bool) error {
+	for i, step := range []struct {
+		title string
+		do    func(context.Context) error
+	}{
+		{"Starting a Kubernetes API server", d.startControlPlane},
+		{"Starting the manager: it waits, since there is no DataStorage", d.startManager},
+		{"Starting DataStorage on SQLite: the manager notices", d.startDataStorage},
+		{"Applying " + sample, d.apply},
+		{"Asking the API server and DataStorage what became of it", d.show},
+	} {
+		fmt.Printf("\n[%d/5] %s\n", i+1, step.title)
+		if err := step.do(ctx); err != nil {
+			return err
+		}
+	}
+	if once {
+		return nil
+	}
+	fmt.Printf(`
+Look further, in another terminal:
+
+  export KUBECONFIG=%[1]s/kubeconfig
+  kubectl get nr -w
+  kubectl apply -f config/samples/notification_v1alpha1_minimal.yaml
+  kubectl describe nr
+  curl '%[2]s/api/v1/audit/events'
+  curl '%[3]s/readyz?verbose'
+  tail -f %[1]s/manager.log %[1]s/datastorage.log
+
+Messages to the channel console appear here. Ctrl-C ends it all.
+`, d.dir, d.storage, d.health)
+	<-ctx.Done()
+	return nil
+}
+
+func (d *demo) startControlPlane(context.Context) error {
+	d.env = &envtest.Environment{CRDDirectoryPaths: []string{"config/crd"}, ErrorIfCRDPathMissing: true}
+	config, err := d.env.Start()
+	if err != nil {
+		return fmt.Errorf("start the API server: %w", err)
+	}
+	if err := os.WriteFile(d.path("kubeconfig"), d.env.KubeConfig, 0o600); err != nil {
+		return fmt.Errorf("write kubeconfig: %w", err)
+	}
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return fmt.Errorf("build scheme: %w", err)
+	}
+	if d.client, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
+		return fmt.Errorf("make a client: %w", err)
+	}
+	fmt.Println("      " + config.Host)
+	return nil
+}
+
+func (d *demo) startManager(ctx context.Context) error {
+	storage, err := freeAddress(ctx, "127.0.0.1:30090")
+	if err != nil {
+		return err
+	}
+	health, err := freeAddress(ctx, "127.0.0.1:8081")
+	if err != nil {
+		return err
+	}
+	d.storage, d.health = "http://"+storage, "http://"+health
+	if err := d.start("manager", "--kubeconfig="+d.path("kubeconfig"), "--datastorage-url="+d.storage,
+		"--dlq-path="+d.path("dlq"), "--file-root="+d.path("files"),
+		"--health-probe-bind-address="+health, "--metrics-bind-address=0"); err != nil {
+		return err
+	}
+	if err := d.await(ctx, d.health+"/healthz", http.StatusOK); err != nil {
+		return err
+	}
+	return d.await(ctx, d.health+"/readyz", http.StatusInternalServerError)
+}
+
+func (d *demo) startDataStorage(ctx context.Context) error {
+	address, err := url.Parse(d.storage)
+	if err != nil {
+		return fmt.Errorf("parse address: %w", err)
+	}
+	if err := d.start("datastorage", "--listen="+address.Host, "--database-url=sqlite:"+d.path("datastorage.db")); err != nil {
+		return err
+	}
+	if err := d.await(ctx, d.storage+"/readyz", http.StatusOK); err != nil {
+		return err
+	}
+	return d.await(ctx, d.health+"/readyz", http.StatusOK)
+}
+
+func (d *demo) apply(ctx context.Context) error {
+	text, err := os.ReadFile(sample)
+	if err != nil {
+		return fmt.Errorf("read sample: %w", err)
+	}
+	nr := &v1alpha1.NotificationRequest{}
+	if err := yaml.UnmarshalStrict(text, nr); err != nil {
+		return fmt.Errorf("read sample: %w", err)
+	}
+	if nr.Namespace == "" {
+		nr.Namespace = "default"
+	}
+	if err := d.client.Create(ctx, nr); err != nil {
+		return fmt.Errorf("create request: %w", err)
+	}
+	return d.until(ctx, "the request is sent and audited", func() error {
+		if err := d.client.Get(ctx, client.ObjectKeyFromObject(nr), nr); err != nil {
+			return err
+		}
+		for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionAudited} {
+			if !meta.IsStatusConditionTrue(nr.Status.Conditions, condition) {
+				return fmt.Errorf("its condition %s is not True", condition)
+			}
+		}
+		return nil
+	})
+}
+
+func (d *demo) show(ctx context.Context) error {
+	var list v1alpha1.NotificationRequestList
+	if err := d.client.List(ctx, &list); err != nil {
+		return fmt.Errorf("list requests: %w", err)
+	}
+	fmt.Printf("\n  %-16s %-7s %-8s %-6s %-8s\n", "NAME", "READY", "STATUS", "SENT", "AUDITED")
+	for _, nr := range list.Items {
+		ready := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionReady)
+		audited := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionAudited)
+		fmt.Printf("  %-16s %-7s %-8s %-6s %-8s\n", nr.Name, ready.Status, ready.Reason, nr.Status.Summary.Ratio, audited.Status)
+		if err := d.showEvents(ctx, &nr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// showEvents prints what DataStorage holds about a request, and fails unless that
+// is one event for each channel.
+func (d *demo) showEvents(ctx context.Context, nr *v1alpha1.NotificationRequest) error {
+	query := url.Values{"event_type": {audit.TypeMessageSent}, "resource_id": {nr.Name}, "namespace": {nr.Namespace}}
+	body, _, err := get(ctx, d.storage+"/api/v1/audit/events?"+query.Encode())
+	if err != nil {
+		return err
+	}
+	var page struct {
+		Data []struct {
+			EventID   string `json:"event_id"`
+			EventType string `json:"event_type"`
+			LogIndex  int64  `json:"log_index"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(body, &page); err != nil {
+		return fmt.Errorf("read DataStorage's answer: %w", err)
+	}
+	fmt.Printf("\n  %-28s %-38s %s\n", "EVENT", "ID", "LOG INDEX")
+	for _, e := range page.Data {
+		fmt.Printf("  %-28s %-38s %d\n", e.EventType, e.EventID, e.LogIndex)
+	}
+	if len(page.Data) != len(nr.Status.Deliveries) {
+		return fmt.Errorf("DataStorage holds %d events of type %s for %d channels", len(page.Data), audit.TypeMessageSent, len(nr.Status.Deliveries))
+	}
+	return nil
+}
+
+// start runs a program of bin/. What it prints for people appears here, its log
+// in a file.
+func (d *demo) start(name string, args ...string) error {
+	log, err := os.Create(d.path(name + ".log"))
+	if err != nil {
+		return fmt.Errorf("create log: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.CommandContext(context.Background(), filepath.Join("bin", name), args...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, log
+	// A Ctrl-C at the terminal is for this program, which stops the others in order.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start bin/%s: %w", name, err)
+	}
+	d.processes = append(d.processes, cmd)
+	return nil
+}
+
+func (d *demo) stop() error {
+	var errs []error
+	if len(d.processes) > 0 {
+		fmt.Println("\nStopping.")
+	}
+	for _, cmd := range d.processes {
+		if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", filepath.Base(cmd.Path), err))
+		}
+	}
+	if d.env != nil {
+		errs = append(errs, d.env.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
+
+// await waits for an address to answer with a status.
+func (d *demo) await(ctx context.Context, address string, status int) error {
+	return d.until(ctx, fmt.Sprintf("%s answers %d", address, status), func() error {
+		_, got, err := get(ctx, address)
+		if err == nil && got != status {
+			err = fmt.Errorf("it answers %d", got)
+		}
+		return err
+	})
+}
+
+func (d *demo) until(ctx context.Context, what string, try func() error) error {
+	tick, end := time.NewTicker(50*time.Millisecond), time.After(patience)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-end:
+			return fmt.Errorf("waited %s until %s: %w", patience, what, err)
+		}
+	}
+}
+
+func get(ctx context.Context, address string) (body []byte, status int, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, 0, fmt.Errorf("make request: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer resp.Body.Close()
+	if body, err = io.ReadAll(resp.Body); err != nil {
+		return nil, 0, fmt.Errorf("read %s: %w", address, err)
+	}
+	return body, resp.StatusCode, nil
+}
+
+// freeAddress returns the preferred address, or another port where it is taken.
+func freeAddress(ctx context.Context, preferred string) (string, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", preferred)
+	if err != nil {
+		listener, err = config.Listen(ctx, "tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	defer listener.Close()
+	return listener.Addr().String(), nil
+}

@@ -1,0 +1,34 @@
+// Command run shows the notification controller at work on this machine: a real
+// API server, DataStorage and the manager, one request sent and audited. It
+// stays until Ctrl-C; with ONCE=1 it ends when it has shown that, and fails where
+// the request was not sent or not audited.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	os.Exit(run())
+}
+
+func run() (code int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	dir, err := os.MkdirTemp("", "notification-run-")
+	if err == nil {
+		d := &demo{dir: dir}
+		err = errors.Join(d.run(ctx, os.Getenv("ONCE") == "1"), d.stop())
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "run: %v\nrun: the logs are in %s\n", err, dir)
+		return 1
+	}
+	_ = os.RemoveAll(dir)
+	return 0
+}

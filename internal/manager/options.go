@@ -1,0 +1,194 @@
+// Package manager builds the controller manager and owns its start and its end.
+package manager
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client/config"
+
+	"kubernaut.ai/notification/internal/audit"
+)
+
+// Options are the settings of the manager, one for each flag.
+type Options struct {
+	DataStorageURL       string
+	DataStorageCAFile    string
+	DataStorageTokenFile string
+
+	Audit            audit.Config
+	AuditIncludeBody bool
+	DLQPath          string
+
+	FileRoot             string
+	AllowNetworks        string
+	MaxConcurrent        int
+	WatchNamespaces      string
+	LeaderElect          bool
+	LeaderElectNamespace string
+	MetricsAddress       string
+	HealthProbeAddress   string
+	ShutdownTimeout      time.Duration
+
+	LogFormat string
+	LogLevel  string
+}
+
+// Main runs the command line that args are, without the program's name. Usage
+// goes to output.
+func Main(ctx context.Context, args []string, version string, output io.Writer) error {
+	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
+	flags.SetOutput(output)
+	var o Options
+	o.bindFlags(flags)
+	config.RegisterFlags(flags)
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return nil
+	case err != nil:
+		return err
+	case flags.NArg() > 0:
+		return fmt.Errorf("%q is no flag; manager takes flags only, see manager -help", flags.Arg(0))
+	}
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	logger, err := o.logger()
+	if err != nil {
+		return err
+	}
+	ctrl.SetLogger(logger)
+	klog.SetLogger(logger)
+	api, err := config.GetConfig()
+	if err != nil {
+		return fmt.Errorf("find the API server (--kubeconfig, KUBECONFIG, or in a cluster): %w", err)
+	}
+	logger.Info("Starting", "version", version)
+	api.UserAgent = "notification-manager/" + version
+	return Run(logr.NewContext(ctx, logger), api, o)
+}
+
+// bindFlags binds the options to flags with their defaults.
+func (o *Options) bindFlags(fs *flag.FlagSet) {
+	fs.StringVar(&o.DataStorageURL, "datastorage-url", "http://127.0.0.1:8080", "DataStorage's address, `http(s)://host:port`")
+	fs.StringVar(&o.DataStorageCAFile, "datastorage-ca-file", "", "`file` with the certificate authority of DataStorage, PEM; the system's authorities where empty")
+	fs.StringVar(&o.DataStorageTokenFile, "datastorage-token-file", "", "`file` with the bearer token for DataStorage; none is sent where empty")
+
+	fs.IntVar(&o.Audit.BufferSize, "audit-buffer-size", 1000, "audit events that wait in memory; more go to the dead-letter queue")
+	fs.IntVar(&o.Audit.BatchSize, "audit-batch-size", 100, "audit events that are sent to DataStorage without waiting, 10 to 1000")
+	fs.DurationVar(&o.Audit.FlushInterval, "audit-flush-interval", 100*time.Millisecond, "longest wait of an audit event for others to be sent with")
+	fs.IntVar(&o.Audit.MaxRetries, "audit-max-retries", 3, "tries after the first before audit events go to the dead-letter queue, from where they are tried for ever")
+	fs.BoolVar(&o.AuditIncludeBody, "audit-include-body", false, "record the message's body in audit events; its digest is recorded always")
+	fs.StringVar(&o.DLQPath, "dlq-path", "data/dlq", "`directory` of the dead-letter queue of audit events; one manager owns it")
+
+	fs.StringVar(&o.FileRoot, "file-root", "data/files", "`directory` beneath which channels of type File write")
+	fs.StringVar(&o.AllowNetworks, "delivery-allow-networks", "", "`CIDRs`, separated by commas, that webhooks may reach although they are loopback, link-local or private, over plain HTTP too")
+	fs.IntVar(&o.MaxConcurrent, "max-concurrent-reconciles", 16, "requests that are worked on at the same time")
+	fs.StringVar(&o.WatchNamespaces, "watch-namespaces", "", "`namespaces`, separated by commas, to work in; all where empty")
+	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "work only while holding the lease, so that several replicas can run")
+	fs.StringVar(&o.LeaderElectNamespace, "leader-elect-namespace", "", "`namespace` of the lease; the pod's own where empty")
+	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", "127.0.0.1:8082", "`address` of /metrics; over HTTPS with authentication unless it is loopback; 0 for none")
+	fs.StringVar(&o.HealthProbeAddress, "health-probe-bind-address", "127.0.0.1:8081", "`address` of /healthz and /readyz; 0 for none")
+	fs.DurationVar(&o.ShutdownTimeout, "shutdown-timeout", 30*time.Second, "longest time from the first signal to the end, two thirds of it for attempts in flight")
+
+	fs.StringVar(&o.LogFormat, "log-format", "json", "json or console")
+	fs.StringVar(&o.LogLevel, "log-level", "info", "debug, info or error")
+}
+
+// Validate returns an error that names each flag that is not allowed.
+func (o *Options) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if o.MaxConcurrent < 1 || o.MaxConcurrent > 1000 {
+		bad("--max-concurrent-reconciles is %d; allowed is 1 to 1000", o.MaxConcurrent)
+	}
+	if o.ShutdownTimeout < 3*time.Second {
+		bad("--shutdown-timeout is %s; allowed is 3s or more", o.ShutdownTimeout)
+	}
+	for _, f := range []struct{ name, value string }{{"dlq-path", o.DLQPath}, {"file-root", o.FileRoot}} {
+		if f.value == "" {
+			bad("--%s is empty; it must name a directory", f.name)
+		}
+	}
+	if _, err := o.allowNetworks(); err != nil {
+		errs = append(errs, err)
+	}
+	if !slices.Contains([]string{"json", "console"}, o.LogFormat) {
+		bad("--log-format is %q; allowed are json and console", o.LogFormat)
+	}
+	if !slices.Contains([]string{"debug", "info", "error"}, o.LogLevel) {
+		bad("--log-level is %q; allowed are debug, info and error", o.LogLevel)
+	}
+	return errors.Join(append(errs, o.Audit.Validate())...)
+}
+
+// logger makes the logger that the options ask for.
+func (o *Options) logger() (logr.Logger, error) {
+	settings := zap.NewProductionConfig()
+	settings.Sampling = nil
+	settings.DisableStacktrace = true
+	settings.DisableCaller = true
+	settings.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	if o.LogFormat == "console" {
+		settings.Encoding = "console"
+		settings.EncoderConfig = zap.NewDevelopmentEncoderConfig()
+	}
+	if err := settings.Level.UnmarshalText([]byte(o.LogLevel)); err != nil {
+		return logr.Logger{}, fmt.Errorf("--log-level: %w", err)
+	}
+	logger, err := settings.Build()
+	if err != nil {
+		return logr.Logger{}, fmt.Errorf("make logger: %w", err)
+	}
+	// What net/http has to say goes to the standard logger.
+	zap.RedirectStdLog(logger)
+	return zapr.NewLogger(logger), nil
+}
+
+func (o *Options) allowNetworks() ([]netip.Prefix, error) {
+	var prefixes []netip.Prefix
+	for _, word := range list(o.AllowNetworks) {
+		p, err := netip.ParsePrefix(word)
+		if err != nil {
+			return nil, fmt.Errorf("--delivery-allow-networks has %q; each entry must be a network such as 10.0.0.0/8", word)
+		}
+		prefixes = append(prefixes, p)
+	}
+	return prefixes, nil
+}
+
+// list splits at commas and drops what is empty.
+func list(text string) []string {
+	var words []string
+	for word := range strings.SplitSeq(text, ",") {
+		if word = strings.TrimSpace(word); word != "" {
+			words = append(words, word)
+		}
+	}
+	return words
+}
+
+// loopback reports whether an address to listen on is of this machine alone.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
