@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
@@ -81,7 +82,7 @@ func TestReadinessHasTheReasonUntilTheGateOpensAndNeverAgain(t *testing.T) {
 	var reason atomic.Pointer[error]
 	fail := func(err error) { reason.Store(&err) }
 	gate := NewGate(func(context.Context) error { return *reason.Load() }, logr.Discard())
-	req := httptest.NewRequest("GET", "/readyz", nil)
+	req := httptest.NewRequest(http.MethodGet, "/readyz", nil)
 	fail(errors.New("no database"))
 	if err := gate.Check(req); err == nil || !strings.Contains(err.Error(), "no database") {
 		t.Errorf("error is %v", err)

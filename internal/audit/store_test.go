@@ -174,7 +174,9 @@ func BenchmarkRecord(b *testing.B) {
 	}
 	b.StopTimer()
 	cancel()
-	_ = <-ended
+	if err := <-ended; err != nil {
+		b.Fatal(err)
+	}
 	if err := store.Close(context.Background()); err != nil {
 		b.Fatal(err)
 	}

@@ -72,7 +72,7 @@ func (t *target) statusError(a *Answer) *Error {
 	}
 	return &Error{
 		Class: s.class, Reason: s.reason, Code: strconv.Itoa(a.Status), MaybeDelivered: s.maybe,
-		Message:    clean(message, maxMessage),
+		Message:    clean(message),
 		RetryAfter: retryAfter(a.Header.Get("Retry-After"), time.Now()),
 	}
 }
@@ -85,7 +85,7 @@ func (t *target) words(body []byte) string {
 	} else if strings.HasPrefix(strings.TrimSpace(text), "<") {
 		return "" // a page for a browser
 	}
-	return clean(t.mask.Replace(text), maxMessage)
+	return clean(t.mask.Replace(text))
 }
 
 // saidInJSON looks into the members in which providers explain themselves. It
@@ -130,7 +130,7 @@ func (t *target) receipt(a *Answer) string {
 	if id == "" {
 		id = a.Header.Get("X-Request-Id")
 	}
-	return clean(t.mask.Replace(id), maxExternalID)
+	return clean(t.mask.Replace(id))
 }
 
 // retryAfter reads seconds or an HTTP date. It is zero for anything else and for

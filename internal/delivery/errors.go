@@ -118,33 +118,33 @@ func Classify(err error) *Error {
 	e := causeOf(err)
 	if e.Reason == ReasonUnknown {
 		// The text of a stranger's error often quotes the URL it failed on.
-		e.Message = clean(withoutURLs(err.Error()), maxMessage)
+		e.Message = clean(withoutURLs(err.Error()))
 	}
 	return e
 }
 
 func configError(reason, message string) *Error {
-	return &Error{Class: Config, Reason: reason, Message: clean(message, maxMessage)}
+	return &Error{Class: Config, Reason: reason, Message: clean(message)}
 }
 
 // causeOf classifies an error of the network, the TLS layer or a context as if
 // nothing had been written. Its phrases leave out what errors of the net package
 // add, such as local ports: the same failure has to read the same each time.
 func causeOf(err error) *Error {
-	known := func(class Class, reason, phrase string, cause error) *Error {
-		return &Error{Class: class, Reason: reason, Message: phrase, Err: cause}
+	transient := func(reason, phrase string, cause error) *Error {
+		return &Error{Class: Transient, Reason: reason, Message: phrase, Err: cause}
 	}
 	if e := tlsCause(err); e != nil {
 		return e
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		if dns.IsNotFound {
-			return known(Transient, ReasonDNSFailed, "no such host", nil)
+			return transient(ReasonDNSFailed, "no such host", nil)
 		}
-		return known(Transient, ReasonDNSFailed, "name lookup failed", nil)
+		return transient(ReasonDNSFailed, "name lookup failed", nil)
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		return known(Transient, ReasonTimeout, "timed out", context.DeadlineExceeded)
+		return transient(ReasonTimeout, "timed out", context.DeadlineExceeded)
 	}
 	for _, c := range []struct {
 		target error
@@ -164,13 +164,13 @@ func causeOf(err error) *Error {
 		{net.ErrClosed, ReasonConnectionReset, "connection closed"},
 	} {
 		if errors.Is(err, c.target) {
-			return known(Transient, c.reason, c.phrase, c.target)
+			return transient(c.reason, c.phrase, c.target)
 		}
 	}
 	if strings.Contains(err.Error(), idleClose) {
-		return known(Transient, ReasonConnectionReset, "connection closed by the other side", io.EOF)
+		return transient(ReasonConnectionReset, "connection closed by the other side", io.EOF)
 	}
-	return known(Transient, ReasonUnknown, "unknown error", nil)
+	return transient(ReasonUnknown, "unknown error", nil)
 }
 
 // idleClose is the text of the one such error that net/http does not export.
@@ -187,7 +187,7 @@ var refusals = []string{
 
 func tlsCause(err error) *Error {
 	fail := func(reason, phrase string) *Error {
-		return &Error{Class: Config, Reason: reason, Message: clean(phrase, maxMessage)}
+		return &Error{Class: Config, Reason: reason, Message: clean(phrase)}
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return fail(ReasonUnknownAuthority, "certificate signed by an unknown authority: set the channel's CA")

@@ -173,5 +173,5 @@ func fileError(verb string, err error, class Class, reason string) *Error {
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		err = path.Err
 	}
-	return &Error{Class: class, Reason: reason, Message: clean(verb+": "+err.Error(), maxMessage)}
+	return &Error{Class: class, Reason: reason, Message: clean(verb + ": " + err.Error())}
 }

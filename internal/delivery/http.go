@@ -319,6 +319,6 @@ func (c *Client) failure(ctx context.Context, err error, written bool) *Error {
 		}
 		e.Message += " after the message was written"
 	}
-	e.Message = clean(c.endpoint.url.Host+": "+e.Message, maxMessage)
+	e.Message = clean(c.endpoint.url.Host + ": " + e.Message)
 	return e
 }

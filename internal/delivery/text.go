@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	maxMessage    = 256
-	maxExternalID = 256
+	// maxText is how long an error's message and a receipt may be, in bytes.
+	maxText = 256
 
 	// minSecret is the shortest string that is masked. Anything shorter is no
 	// secret, and masking it would make all texts unreadable.
@@ -33,15 +33,15 @@ func hidden(r rune) bool {
 	return true
 }
 
-// clean makes one line of valid UTF-8 of at most limit bytes out of any text.
-func clean(s string, limit int) string {
+// clean makes one line of valid UTF-8 of at most maxText bytes out of any text.
+func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if hidden(r) {
 			return ' '
 		}
 		return r
 	}, strings.ToValidUTF8(s, "\ufffd"))
-	return cut(strings.Join(strings.Fields(s), " "), limit)
+	return cut(strings.Join(strings.Fields(s), " "), maxText)
 }
 
 // cut shortens valid UTF-8 to at most limit bytes without splitting a rune.

@@ -296,7 +296,7 @@ func TestTheTokenIsReadAnewAndTheCAIsTrusted(t *testing.T) {
 func TestReadyGivesTheReasonWhereItIsNot(t *testing.T) {
 	var status atomic.Int32
 	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != "GET" || r.URL.Path != "/readyz" {
+		if r.Method != http.MethodGet || r.URL.Path != "/readyz" {
 			t.Errorf("request is %s %s", r.Method, r.URL)
 		}
 		w.WriteHeader(int(status.Load()))

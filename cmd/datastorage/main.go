@@ -1,0 +1,33 @@
+// Command datastorage stores audit events and serves them over HTTP.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/postgres"
+	"kubernaut.ai/notification/internal/datastorage/sqlite"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "datastorage:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends the process at once.
+	context.AfterFunc(ctx, stop)
+	defer stop()
+	return datastorage.Main(ctx, os.Args[1:], os.Stderr, map[string]datastorage.Opener{
+		"sqlite":     sqlite.Open,
+		"postgres":   postgres.Open,
+		"postgresql": postgres.Open,
+	})
+}

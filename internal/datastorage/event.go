@@ -1,0 +1,249 @@
+package datastorage
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/gowebpki/jcs"
+
+	"kubernaut.ai/notification/internal/audit"
+)
+
+const (
+	maxBatchEvents = 1000
+	maxBodyBytes   = 5 << 20
+)
+
+// serverMembers are added to an event when it is read. An event that brought
+// them along could not be told from one that was read.
+var serverMembers = []string{"leaf_hash", "log_index", "recorded_at"}
+
+// parseBatch returns the records of a JSON array of events, or the problem to
+// answer with.
+func parseBatch(body []byte) ([]Record, *Problem) {
+	var elements []json.RawMessage
+	if p := decodeBody(body, &elements); p != nil {
+		return nil, p
+	}
+	if elements == nil {
+		return nil, problem(invalidRequest, "the body must be a JSON array of 1 to 1000 events")
+	}
+	if len(elements) == 0 {
+		return nil, problem(invalidRequest, "the batch is empty; it must have 1 to 1000 events")
+	}
+	if len(elements) > maxBatchEvents {
+		return nil, problem(tooLarge, fmt.Sprintf("the batch has %d events; at most %d are allowed", len(elements), maxBatchEvents))
+	}
+	records := make([]Record, len(elements))
+	var broken []ProblemItem
+	rejected := 0
+	for i, raw := range elements {
+		record, violations := parseEvent(raw)
+		if violations != nil {
+			rejected++
+		}
+		for _, v := range violations {
+			broken = append(broken, ProblemItem{Pointer: "/" + strconv.Itoa(i) + v.Pointer, Detail: v.Detail})
+		}
+		records[i] = record
+	}
+	if broken != nil {
+		return nil, invalidEvents(rejected, broken)
+	}
+	return records, nil
+}
+
+// parseSingle returns the record of one event, or the problem to answer with.
+func parseSingle(body []byte) ([]Record, *Problem) {
+	var raw json.RawMessage
+	if p := decodeBody(body, &raw); p != nil {
+		return nil, p
+	}
+	record, violations := parseEvent(raw)
+	if violations == nil {
+		return []Record{record}, nil
+	}
+	broken := make([]ProblemItem, len(violations))
+	for i, v := range violations {
+		broken[i] = ProblemItem{Pointer: v.Pointer, Detail: v.Detail}
+	}
+	return nil, invalidEvents(1, broken)
+}
+
+// decodeBody decodes UTF-8 JSON; v is left alone where the JSON is of another type.
+func decodeBody(body []byte, v any) *Problem {
+	if !utf8.Valid(body) {
+		at := 0
+		for at < len(body) {
+			r, size := utf8.DecodeRune(body[at:])
+			if r == utf8.RuneError && size == 1 {
+				break
+			}
+			at += size
+		}
+		return problem(invalidRequest, fmt.Sprintf("the body is not UTF-8: invalid byte at offset %d", at))
+	}
+	var syntax *json.SyntaxError
+	if err := json.Unmarshal(body, v); errors.As(err, &syntax) {
+		return problem(invalidRequest, fmt.Sprintf("the body is not JSON: %s at byte offset %d", syntax, syntax.Offset))
+	}
+	return nil
+}
+
+// parseEvent returns the record of an event in valid JSON. An event without an
+// ID gets one.
+func parseEvent(raw []byte) (Record, []audit.Violation) {
+	if v := checkEvent(raw); v != nil {
+		return Record{}, []audit.Violation{*v}
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &members); err != nil || members == nil {
+		return Record{}, []audit.Violation{{Pointer: "", Detail: "must be a JSON object"}}
+	}
+	d := decoder{members: members}
+	event := d.event()
+	if d.absent("event_id") {
+		event.EventID = uuid.Must(uuid.NewV7())
+		members["event_id"] = json.RawMessage(strconv.Quote(event.EventID.String()))
+		withID, err := json.Marshal(members)
+		if err != nil {
+			return Record{}, []audit.Violation{{Pointer: "", Detail: "cannot be given an ID: " + err.Error()}}
+		}
+		raw = withID
+	}
+	for _, name := range serverMembers {
+		if _, sent := members[name]; sent {
+			d.fail(name, "is set by the server; leave it out")
+		}
+	}
+	for _, v := range event.Validate() {
+		if !d.failed(v.Pointer) {
+			d.broken = append(d.broken, v)
+		}
+	}
+	if d.broken != nil {
+		return Record{}, d.broken
+	}
+	body, err := jcs.Transform(raw)
+	if err != nil {
+		return Record{}, []audit.Violation{{Pointer: "", Detail: "has no canonical JSON form: " + err.Error()}}
+	}
+	return NewRecord(event, body), nil
+}
+
+// decoder reads the known members of an event by their exact names and collects
+// those of a wrong type. A null counts as absent.
+type decoder struct {
+	members map[string]json.RawMessage
+	broken  []audit.Violation
+}
+
+func (d *decoder) event() audit.Event {
+	return audit.Event{
+		EventID:        d.uuid("event_id"),
+		Version:        d.text("version"),
+		EventType:      d.text("event_type"),
+		EventTimestamp: d.time("event_timestamp"),
+		EventCategory:  d.text("event_category"),
+		EventAction:    d.text("event_action"),
+		EventOutcome:   d.text("event_outcome"),
+		ActorType:      d.text("actor_type"),
+		ActorID:        d.text("actor_id"),
+		ResourceType:   d.text("resource_type"),
+		ResourceID:     d.text("resource_id"),
+		CorrelationID:  d.text("correlation_id"),
+		Namespace:      d.text("namespace"),
+		ClusterID:      d.text("cluster_id"),
+		Severity:       d.text("severity"),
+		DurationMS:     d.integer("duration_ms"),
+		ErrorCode:      d.text("error_code"),
+		ErrorMessage:   d.text("error_message"),
+		ParentEventID:  d.optionalUUID("parent_event_id"),
+		EventData:      d.members["event_data"],
+	}
+}
+
+func (d *decoder) fail(name, detail string) {
+	d.broken = append(d.broken, audit.Violation{Pointer: "/" + name, Detail: detail})
+}
+
+func (d *decoder) failed(pointer string) bool {
+	for _, v := range d.broken {
+		if v.Pointer == pointer {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *decoder) absent(name string) bool {
+	raw, sent := d.members[name]
+	return !sent || string(raw) == "null"
+}
+
+func (d *decoder) text(name string) string {
+	if d.absent(name) {
+		return ""
+	}
+	raw := d.members[name]
+	// Nearly every text is without escapes, and then it needs no decoding.
+	if raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1])
+	}
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		d.fail(name, "must be a string")
+	}
+	return s
+}
+
+func (d *decoder) integer(name string) *int64 {
+	if d.absent(name) {
+		return nil
+	}
+	var n int64
+	if json.Unmarshal(d.members[name], &n) != nil {
+		d.fail(name, "must be an integer")
+	}
+	return &n
+}
+
+func (d *decoder) time(name string) time.Time {
+	var t time.Time
+	if !d.absent(name) && t.UnmarshalJSON(d.members[name]) != nil {
+		d.fail(name, "must be an RFC 3339 time, such as 2026-01-02T15:04:05.000001Z")
+	}
+	return t
+}
+
+func (d *decoder) uuid(name string) uuid.UUID {
+	s := d.text(name)
+	if d.absent(name) || d.failed("/"+name) {
+		return uuid.Nil
+	}
+	id, ok := parseUUID(s)
+	if !ok {
+		d.fail(name, "must be a UUID such as 123e4567-e89b-42d3-a456-426614174000")
+	}
+	return id
+}
+
+func (d *decoder) optionalUUID(name string) *uuid.UUID {
+	if id := d.uuid(name); id != uuid.Nil {
+		return &id
+	}
+	return nil
+}
+
+// parseUUID accepts the 36-character form alone, so that an ID looks the same
+// in the event, in the database and in a query.
+func parseUUID(s string) (uuid.UUID, bool) {
+	id, err := uuid.Parse(s)
+	return id, err == nil && len(s) == 36
+}

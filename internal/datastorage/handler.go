@@ -1,0 +1,286 @@
+package datastorage
+
+import (
+	"compress/gzip"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	eventsPath = "/api/v1/audit/events"
+	// accessPath is what RBAC is asked about. It is not eventsPath, since the
+	// role system:discovery lets every authenticated user get what is beneath /api.
+	accessPath = "/audit/events"
+	// tokenAudience keeps a caller's token from being of use anywhere else.
+	tokenAudience = "datastorage"
+	// maxWrites bounds the memory that bodies in flight take: each of them is
+	// at most maxBodyBytes, and a few times that while it is parsed.
+	maxWrites = 32
+	// storeTimeout ends a write or a query that the database does not answer.
+	storeTimeout = 20 * time.Second
+	// probeTimeout is shorter than the patience of whoever asks for readiness.
+	probeTimeout = 3 * time.Second
+)
+
+//go:embed openapi.yaml
+var openAPI []byte
+
+// Authorizer decides whether the bearer of a token may use a path with a verb
+// (get or post). Its errors are those of package kubeauth.
+type Authorizer interface {
+	Authorize(ctx context.Context, token, audience, verb, path string) error
+}
+
+// API serves the HTTP interface of a store. It is made by NewAPI.
+type API struct {
+	store    Store
+	auth     Authorizer
+	log      logr.Logger
+	metrics  *metrics
+	registry *prometheus.Registry
+	writes   chan struct{}
+	draining atomic.Bool
+	mux      *http.ServeMux
+}
+
+// NewAPI returns the API of a store. Without an authorizer everyone may do
+// everything.
+func NewAPI(store Store, auth Authorizer, log logr.Logger) *API {
+	a := &API{
+		store: store, auth: auth, log: log,
+		registry: prometheus.NewRegistry(),
+		writes:   make(chan struct{}, maxWrites),
+		mux:      http.NewServeMux(),
+	}
+	a.metrics = newMetrics(a.registry)
+	a.mux.HandleFunc("POST "+eventsPath+"/batch", a.guard(tokenAudience, accessPath, a.postBatch))
+	a.mux.HandleFunc("POST "+eventsPath, a.guard(tokenAudience, accessPath, a.postEvent))
+	a.mux.HandleFunc("GET "+eventsPath, a.guard(tokenAudience, accessPath, a.listEvents))
+	a.mux.HandleFunc("GET "+eventsPath+"/{event_id}", a.guard(tokenAudience, accessPath, a.getEvent))
+	scrape := promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})
+	a.mux.HandleFunc("GET /metrics", a.guard("", "/metrics", scrape.ServeHTTP))
+	a.mux.HandleFunc("GET /health", live)
+	a.mux.HandleFunc("GET /livez", live)
+	a.mux.HandleFunc("GET /readyz", a.ready)
+	a.mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write(openAPI)
+	})
+	return a
+}
+
+// Drain makes /readyz fail and asks clients to close their connections, while
+// requests are still served. There is no way back.
+func (a *API) Drain() { a.draining.Store(true) }
+
+func live(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+func (a *API) ready(w http.ResponseWriter, r *http.Request) {
+	if a.draining.Load() {
+		retryable(unavailable, "the server is shutting down").write(w)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
+	defer cancel()
+	if err := a.store.CheckWrite(ctx); err != nil {
+		retryable(unavailable, "no write can be made: "+err.Error()).write(w)
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+}
+
+type batchAnswer struct {
+	EventIDs   []uuid.UUID `json:"event_ids"`
+	LogIndices []int64     `json:"log_indices"`
+	Duplicates int         `json:"duplicates"`
+	Message    string      `json:"message"`
+}
+
+func (a *API) postBatch(w http.ResponseWriter, r *http.Request) {
+	records, appended, p := a.write(r, parseBatch)
+	if p != nil {
+		p.write(w)
+		return
+	}
+	answer := batchAnswer{EventIDs: make([]uuid.UUID, len(records)), LogIndices: make([]int64, len(records))}
+	for i, placed := range appended {
+		answer.EventIDs[i] = records[i].Event.EventID
+		answer.LogIndices[i] = placed.LogIndex
+		if placed.Duplicate {
+			answer.Duplicates++
+		}
+	}
+	answer.Message = fmt.Sprintf("%d audit events created", len(records)-answer.Duplicates)
+	if answer.Duplicates > 0 {
+		answer.Message += fmt.Sprintf(", %d already stored", answer.Duplicates)
+	}
+	writeJSON(w, http.StatusCreated, answer)
+}
+
+type eventAnswer struct {
+	EventID        uuid.UUID `json:"event_id"`
+	EventTimestamp time.Time `json:"event_timestamp"`
+	LogIndex       int64     `json:"log_index"`
+	Message        string    `json:"message"`
+}
+
+func (a *API) postEvent(w http.ResponseWriter, r *http.Request) {
+	records, appended, p := a.write(r, parseSingle)
+	if p != nil {
+		p.write(w)
+		return
+	}
+	answer := eventAnswer{records[0].Event.EventID, records[0].Event.EventTimestamp, appended[0].LogIndex, "audit event created"}
+	if appended[0].Duplicate {
+		answer.Message = "audit event already stored"
+	}
+	writeJSON(w, http.StatusCreated, answer)
+}
+
+// write reads, parses and stores the events of a request.
+func (a *API) write(r *http.Request, parse func([]byte) ([]Record, *Problem)) ([]Record, []Appended, *Problem) {
+	select {
+	case a.writes <- struct{}{}:
+		defer func() { <-a.writes }()
+	default:
+		return nil, nil, retryable(tooManyRequests, fmt.Sprintf("%d writes are under way; send this one again later", maxWrites))
+	}
+	body, p := readBody(r)
+	if p != nil {
+		return nil, nil, p
+	}
+	records, p := parse(body)
+	if p != nil {
+		a.metrics.rejected.Add(float64(p.rejected))
+		return nil, nil, p
+	}
+	// A client that leaves would only send the same events again, so what it
+	// has sent in full is stored all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), storeTimeout)
+	defer cancel()
+	appended, err := a.store.Append(ctx, records)
+	var conflict *ConflictError
+	switch {
+	case errors.As(err, &conflict):
+		a.metrics.conflicts.Add(float64(len(conflict.Conflicts)))
+		return nil, nil, a.conflictProblem(ctx, r, records, conflict)
+	case err != nil:
+		a.requestLog(r).Error(err, "storing events failed", "events", len(records))
+		return nil, nil, retryable(unavailable, "the database does not take events at present; nothing was stored for certain, so send them again with the same IDs")
+	}
+	a.metrics.countAppended(appended)
+	return records, appended, nil
+}
+
+func readBody(r *http.Request) ([]byte, *Problem) {
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || media != "application/json" {
+		return nil, problem(unsupportedMedia, "Content-Type must be application/json")
+	}
+	source := &sourceReader{reader: r.Body}
+	reader := io.LimitReader(source, maxBodyBytes+1)
+	switch encoding := r.Header.Get("Content-Encoding"); encoding {
+	case "", "identity":
+	case "gzip":
+		unzipped, err := gzip.NewReader(reader)
+		if err != nil && source.err == nil {
+			return nil, problem(invalidRequest, "the body is not gzip although Content-Encoding says so")
+		}
+		if unzipped != nil {
+			reader = io.LimitReader(unzipped, maxBodyBytes+1)
+		}
+	default:
+		return nil, problem(unsupportedMedia, fmt.Sprintf("Content-Encoding %q is not known; send gzip or none", encoding))
+	}
+	body, err := io.ReadAll(reader)
+	if len(body) > maxBodyBytes {
+		return nil, problem(tooLarge, fmt.Sprintf("the body has more than %d bytes", maxBodyBytes))
+	}
+	if source.err != nil {
+		return nil, retryable(requestTimeout, "the body did not arrive whole: "+source.err.Error())
+	}
+	if err != nil {
+		return nil, problem(invalidRequest, "the body is damaged gzip: "+err.Error())
+	}
+	return body, nil
+}
+
+// sourceReader remembers an error of the connection, to be told from one of the
+// content: the client may send the former again, not the latter.
+type sourceReader struct {
+	reader io.Reader
+	err    error
+}
+
+func (s *sourceReader) Read(p []byte) (int, error) {
+	n, err := s.reader.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// conflictProblem points at the events whose IDs are taken and says what is
+// stored under them.
+func (a *API) conflictProblem(ctx context.Context, r *http.Request, records []Record, conflict *ConflictError) *Problem {
+	p := problem(eventConflict, "an ID is taken by an event with other content; nothing was stored")
+	for _, c := range conflict.Conflicts {
+		id := records[c.Index].Event.EventID
+		item := ProblemItem{Detail: fmt.Sprintf("event_id %s is there twice in the batch with different content", id)}
+		if r.Pattern == "POST "+eventsPath+"/batch" {
+			item.Pointer = fmt.Sprintf("/%d", c.Index)
+		}
+		if c.LogIndex >= 0 {
+			item.Detail = fmt.Sprintf("event_id %s is stored with other content", id)
+			item.LogIndex = &c.LogIndex
+			page, err := a.store.Query(ctx, Filter{Equal: map[string]string{"event_id": id.String()}, Limit: 1})
+			if err != nil || len(page.Events) == 0 {
+				a.requestLog(r).Error(err, "reading a conflicting event failed", "eventID", id)
+				return retryable(unavailable, "the database does not answer at present; send the events again with the same IDs")
+			}
+			item.Stored = factsOf(page.Events[0].Body)
+		}
+		p.Errors = append(p.Errors, item)
+	}
+	return p
+}
+
+// factsOf reads what it can: event_data is free-form, so a member of another
+// type counts as absent.
+func factsOf(body []byte) *StoredFacts {
+	var event struct {
+		EventType string                     `json:"event_type"`
+		EventData map[string]json.RawMessage `json:"event_data"`
+	}
+	_ = json.Unmarshal(body, &event)
+	facts := &StoredFacts{EventType: event.EventType}
+	_ = json.Unmarshal(event.EventData["notification_uid"], &facts.NotificationUID)
+	_ = json.Unmarshal(event.EventData["channel"], &facts.Channel)
+	_ = json.Unmarshal(event.EventData["attempt"], &facts.Attempt)
+	_ = json.Unmarshal(event.EventData["content_digest"], &facts.ContentDigest)
+	return facts
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	// Event bodies go out as they are stored, with no character escaped anew.
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v)
+}

@@ -1,0 +1,230 @@
+package datastorage_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/go-logr/logr/funcr"
+
+	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/storetest"
+)
+
+func TestDatabaseThatIsDown(t *testing.T) {
+	postgres := storetest.StartPostgres(t)
+	t.Run("a server listens only once it can write", func(t *testing.T) { testLateDatabase(t, postgres) })
+	t.Run("a running server says so and goes on afterwards", func(t *testing.T) { testOutage(t, postgres) })
+	t.Run("a crash under load loses nothing", func(t *testing.T) { testCrash(t, postgres) })
+}
+
+func testLateDatabase(t *testing.T, postgres *storetest.Postgres) {
+	url := postgres.NewDatabase(t)
+	postgres.Stop(t)
+	waiting := make(chan string, 100)
+	log := funcr.New(func(_, line string) { waiting <- line }, funcr.Options{})
+	s := start(t, url, func(o *datastorage.Options) { o.Log = log })
+	for !strings.Contains(<-waiting, "waiting for the database") {
+	}
+	select {
+	case a := <-s.listening:
+		t.Fatalf("listens on %s while the database is down", a)
+	default:
+	}
+	postgres.Start(t)
+	newClient(t, "http://"+s.address()).get("/readyz").want(t, 200)
+}
+
+// oracle posts events until it is told to stop and remembers which of them were
+// acknowledged, as a sender that survives every fault of the server would.
+type oracle struct {
+	acknowledged sync.Map
+	count        atomic.Int64
+	wg           sync.WaitGroup
+	next         atomic.Int64
+}
+
+// post sends one batch of events and reports the answer's code, or an error.
+func (o *oracle) post(ctx context.Context, c *http.Client, base string, events int) (int, error) {
+	first := int(o.next.Add(int64(events))) - events
+	bodies := make([]string, events)
+	for i := range bodies {
+		bodies[i] = event(first + i)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+batchPath, strings.NewReader(batch(bodies...)))
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	var got created
+	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil {
+		return 0, err
+	}
+	if resp.StatusCode == http.StatusCreated {
+		for _, id := range got.EventIDs {
+			o.acknowledged.Store(id, true)
+		}
+		o.count.Add(int64(len(got.EventIDs)))
+	}
+	return resp.StatusCode, nil
+}
+
+// check fails the test unless the log has each acknowledged event, once, at
+// contiguous indices.
+func (o *oracle) check(t *testing.T, databaseURL string) {
+	t.Helper()
+	store := openURL(t, databaseURL)
+	indices, stored := map[int64]bool{}, map[string]bool{}
+	filter := datastorage.Filter{Limit: 1000}
+	for {
+		page, err := store.Query(t.Context(), filter)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page.Events {
+			var body struct {
+				EventID string `json:"event_id"`
+			}
+			if err := json.Unmarshal(e.Body, &body); err != nil {
+				t.Fatal(err)
+			}
+			if stored[body.EventID] {
+				t.Errorf("event %s is there twice", body.EventID)
+			}
+			indices[e.LogIndex], stored[body.EventID] = true, true
+		}
+		if page.Next == nil {
+			break
+		}
+		filter.After = page.Next
+	}
+	for i := range int64(len(stored)) {
+		if !indices[i] {
+			t.Errorf("index %d of %d is missing", i, len(stored))
+		}
+	}
+	o.acknowledged.Range(func(id, _ any) bool {
+		if !stored[id.(string)] {
+			t.Errorf("event %s was acknowledged and is lost", id)
+		}
+		return true
+	})
+}
+
+func TestShutdownUnderLoadAnswersAndLosesNothing(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		s := start(t, databaseURL)
+		base := "http://" + s.address()
+		var o oracle
+		enough := make(chan struct{})
+		reached := sync.OnceFunc(func() { close(enough) })
+		for range 4 {
+			o.wg.Go(func() {
+				transport := &http.Transport{}
+				defer transport.CloseIdleConnections()
+				c := &http.Client{Transport: transport}
+				for {
+					code, err := o.post(context.Background(), c, base, 10)
+					switch {
+					case err != nil && isRefused(err):
+						return
+					case err != nil:
+						t.Errorf("a request was cut off: %v", err)
+						return
+					case code != http.StatusCreated:
+						t.Errorf("a request got %d", code)
+					}
+					if o.count.Load() > 200 {
+						reached()
+					}
+				}
+			})
+		}
+		<-enough
+		s.stop()
+		if err := s.wait(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		o.wg.Wait()
+		o.check(t, databaseURL)
+	})
+}
+
+func isRefused(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+func testOutage(t *testing.T, postgres *storetest.Postgres) {
+	url := postgres.NewDatabase(t)
+	c := newClient(t, "http://"+start(t, url).address())
+	var o oracle
+	post := func(want int) {
+		t.Helper()
+		if code, err := o.post(t.Context(), c.http, c.base, 3); err != nil || code != want {
+			t.Errorf("post got %d, %v, want %d", code, err, want)
+		}
+	}
+	post(201)
+	postgres.Stop(t)
+	a := c.get("/readyz")
+	if p := a.problem(t, 503, "unavailable"); !strings.Contains(p.Detail, "no write can be made") {
+		t.Errorf("detail is %q", p.Detail)
+	}
+	post(503)
+	c.get(eventsPath).problem(t, 503, "unavailable")
+	c.get("/livez").want(t, 200)
+	postgres.Start(t)
+	c.get("/readyz").want(t, 200)
+	post(201)
+	if got := o.count.Load(); got != 6 {
+		t.Errorf("%d events were acknowledged, want 6", got)
+	}
+	o.check(t, url)
+}
+
+func testCrash(t *testing.T, postgres *storetest.Postgres) {
+	url := postgres.NewDatabase(t)
+	base := "http://" + start(t, url).address()
+	var o oracle
+	stop, enough := make(chan struct{}), make(chan struct{})
+	reached := sync.OnceFunc(func() { close(enough) })
+	transport := &http.Transport{MaxIdleConnsPerHost: 4}
+	defer transport.CloseIdleConnections()
+	for range 4 {
+		o.wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				code, err := o.post(context.Background(), &http.Client{Transport: transport}, base, 10)
+				if err != nil || code != 201 && code != 503 {
+					t.Errorf("got %d, %v, want 201 or 503", code, err)
+					return
+				}
+				if o.count.Load() > 200 {
+					reached()
+				}
+			}
+		})
+	}
+	<-enough
+	postgres.Stop(t)
+	postgres.Start(t)
+	close(stop)
+	o.wg.Wait()
+	o.check(t, url)
+}

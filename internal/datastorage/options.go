@@ -1,0 +1,149 @@
+package datastorage
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"k8s.io/klog/v2"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+)
+
+// Options are what Run and Migrate need. ParseOptions fills them from flags.
+type Options struct {
+	// Listen is the host and port to serve on.
+	Listen string
+	// DatabaseURL begins with one of the schemes of Openers and a colon.
+	DatabaseURL string
+	// Auth is none or kubernetes.
+	Auth string
+	// TLSCertDir holds tls.crt and tls.key; without it the server speaks HTTP.
+	TLSCertDir string
+	// DrainDelay is how long the server goes on serving, not ready, before it
+	// stops: the time that others need to notice.
+	DrainDelay time.Duration
+	// Openers are the databases by the scheme of their URLs.
+	Openers map[string]Opener
+	Log     logr.Logger
+	// Listening is called, where it is set, once the server takes connections.
+	Listening func(address net.Addr)
+}
+
+// Main runs the command line that args are, without the program's name: it
+// serves, or migrates the database and returns. Usage and logs go to output. It
+// takes over the loggers of the libraries, so it is for the process's main alone.
+func Main(ctx context.Context, args []string, output io.Writer, openers map[string]Opener) error {
+	opts, migrate, err := ParseOptions(args, output)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	opts.Openers = openers
+	klog.SetLogger(opts.Log.WithName("kubernetes"))
+	ctrllog.SetLogger(opts.Log)
+	if migrate {
+		return Migrate(ctx, opts)
+	}
+	return Run(ctx, opts)
+}
+
+// ParseOptions reads the flags, and whether the command is migrate.
+func ParseOptions(args []string, output io.Writer) (opts Options, migrate bool, err error) {
+	opts.DrainDelay = time.Second
+	flags := flag.NewFlagSet("datastorage", flag.ContinueOnError)
+	flags.SetOutput(output)
+	flags.Usage = func() {
+		fmt.Fprint(output, "Usage: datastorage [migrate] [flags]\n\nServes the audit events' HTTP API, or only brings the database's schema up to date.\n\n")
+		flags.PrintDefaults()
+	}
+	flags.StringVar(&opts.Listen, "listen", "127.0.0.1:8080", "`host:port` to serve on")
+	flags.StringVar(&opts.DatabaseURL, "database-url", "sqlite:data/datastorage.db",
+		"`URL` of the database: sqlite:PATH or postgres://user@host/name (password: PGPASSWORD)")
+	flags.StringVar(&opts.Auth, "auth", "none", "`who` may call: none (everyone; on a loopback address only) or kubernetes (bearer tokens)")
+	flags.StringVar(&opts.TLSCertDir, "tls-cert-dir", "", "`directory` with tls.crt and tls.key, read again when they change; plain HTTP without it")
+	format := flags.String("log-format", "json", "json or console")
+	level := flags.String("log-level", "info", "debug, info or error")
+	if err := flags.Parse(args); err != nil {
+		return opts, false, err
+	}
+	if flags.Arg(0) == "migrate" {
+		migrate = true
+		if err := flags.Parse(flags.Args()[1:]); err != nil {
+			return opts, false, err
+		}
+	}
+	if flags.NArg() > 0 {
+		return opts, false, fmt.Errorf("argument %q is not known; the only command is migrate", flags.Arg(0))
+	}
+	if opts.Log, err = newLogger(*format, *level, output); err != nil {
+		return opts, false, err
+	}
+	return opts, migrate, opts.validate()
+}
+
+func newLogger(format, level string, output io.Writer) (logr.Logger, error) {
+	config := zap.NewProductionEncoderConfig()
+	config.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	config.EncodeDuration = zapcore.StringDurationEncoder
+	var encoder zapcore.Encoder
+	switch format {
+	case "json":
+		encoder = zapcore.NewJSONEncoder(config)
+	case "console":
+		encoder = zapcore.NewConsoleEncoder(config)
+	default:
+		return logr.Logger{}, fmt.Errorf("--log-format must be json or console, not %q", format)
+	}
+	levels := map[string]zapcore.Level{"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "error": zapcore.ErrorLevel}
+	threshold, ok := levels[level]
+	if !ok {
+		return logr.Logger{}, fmt.Errorf("--log-level must be debug, info or error, not %q", level)
+	}
+	return zapr.NewLogger(zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(output)), threshold))), nil
+}
+
+func (o *Options) validate() error {
+	host, _, err := net.SplitHostPort(o.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen must be host:port: %w", err)
+	}
+	ip := net.ParseIP(host)
+	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
+	switch {
+	case o.Auth != "none" && o.Auth != "kubernetes":
+		return fmt.Errorf("--auth must be none or kubernetes, not %q", o.Auth)
+	case o.Auth == "none" && !loopback:
+		return fmt.Errorf("--auth=none is for loopback addresses only and --listen is %s; use --auth=kubernetes or listen on 127.0.0.1", o.Listen)
+	}
+	if o.TLSCertDir != "" {
+		if _, err := os.Stat(o.TLSCertDir); err != nil {
+			return fmt.Errorf("--tls-cert-dir must be a directory with tls.crt and tls.key: %w", err)
+		}
+	}
+	return nil
+}
+
+// opener returns the opener for the database URL.
+func (o *Options) opener() (Opener, error) {
+	scheme, _, _ := strings.Cut(o.DatabaseURL, ":")
+	if open, ok := o.Openers[scheme]; ok {
+		return open, nil
+	}
+	// The URL itself may hold a password.
+	return nil, fmt.Errorf("--database-url must begin with one of %s: and not with %q",
+		strings.Join(slices.Sorted(maps.Keys(o.Openers)), ":, "), scheme)
+}

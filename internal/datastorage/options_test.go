@@ -1,0 +1,74 @@
+package datastorage_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"kubernaut.ai/notification/internal/datastorage"
+)
+
+func TestFlagDefaults(t *testing.T) {
+	opts, migrate, err := datastorage.ParseOptions(nil, new(bytes.Buffer))
+	if err != nil || migrate {
+		t.Fatalf("got migrate %v, %v", migrate, err)
+	}
+	if opts.Listen != "127.0.0.1:8080" || opts.DatabaseURL != "sqlite:data/datastorage.db" || opts.Auth != "none" || opts.TLSCertDir != "" {
+		t.Errorf("got %+v", opts)
+	}
+}
+
+func TestMigrateTakesFlagsOnBothSides(t *testing.T) {
+	opts, migrate, err := datastorage.ParseOptions([]string{"--log-level=debug", "migrate", "--database-url=sqlite:x"}, new(bytes.Buffer))
+	if err != nil || !migrate || opts.DatabaseURL != "sqlite:x" || !opts.Log.V(1).Enabled() {
+		t.Errorf("got %+v, %v, %v", opts, migrate, err)
+	}
+}
+
+func TestBadFlagsSayWhatIsAllowed(t *testing.T) {
+	tests := []struct{ args, want string }{
+		{"--listen=8080", "--listen must be host:port"},
+		{"--listen=:8080", "--auth=none is for loopback addresses only"},
+		{"--listen=0.0.0.0:8080", "--auth=none is for loopback addresses only"},
+		{"--listen=example.com:8080", "--auth=none is for loopback addresses only"},
+		{"--auth=basic", "--auth must be none or kubernetes"},
+		{"--tls-cert-dir=/does/not/exist", "--tls-cert-dir must be a directory"},
+		{"--log-format=xml", "--log-format must be json or console"},
+		{"--log-level=loud", "--log-level must be debug, info or error"},
+		{"serve", `argument "serve" is not known`},
+		{"migrate now", `argument "now" is not known`},
+		{"--colour", "flag provided but not defined"},
+	}
+	for _, tt := range tests {
+		if _, _, err := datastorage.ParseOptions(strings.Fields(tt.args), new(bytes.Buffer)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want an error that says %q", tt.args, err, tt.want)
+		}
+	}
+	for _, args := range []string{"--listen=[::1]:80", "--listen=localhost:0", "--listen=:8443 --auth=kubernetes"} {
+		if _, _, err := datastorage.ParseOptions(strings.Fields(args), new(bytes.Buffer)); err != nil {
+			t.Errorf("%s: got %v", args, err)
+		}
+	}
+}
+
+func TestHelpIsNoError(t *testing.T) {
+	var out bytes.Buffer
+	if err := datastorage.Main(t.Context(), []string{"--help"}, &out, nil); err != nil || !strings.Contains(out.String(), "database-url") {
+		t.Errorf("got %v, %q", err, out.String())
+	}
+}
+
+func TestLogFormats(t *testing.T) {
+	for format, want := range map[string]string{"json": `"msg":"hello"`, "console": "\thello"} {
+		var out bytes.Buffer
+		opts, _, err := datastorage.ParseOptions([]string{"--log-format", format}, &out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.Log.Info("hello")
+		opts.Log.V(1).Info("quiet")
+		if !strings.Contains(out.String(), want) || strings.Contains(out.String(), "quiet") {
+			t.Errorf("%s: got %q", format, out.String())
+		}
+	}
+}

@@ -1,0 +1,38 @@
+-- +goose Up
+CREATE TABLE audit_log_head (
+    id   integer PRIMARY KEY CHECK (id = 1),
+    size bigint NOT NULL
+);
+INSERT INTO audit_log_head (id, size) VALUES (1, 0);
+
+-- event is json and not jsonb because leaf_hash was made of its exact bytes.
+CREATE TABLE audit_events (
+    log_index       bigint PRIMARY KEY,
+    event_id        uuid NOT NULL UNIQUE,
+    event_timestamp timestamptz NOT NULL,
+    event_type      text NOT NULL,
+    event_category  text NOT NULL,
+    event_outcome   text NOT NULL,
+    correlation_id  text NOT NULL,
+    severity        text,
+    resource_id     text,
+    namespace       text,
+    recorded_at     timestamptz NOT NULL,
+    leaf_hash       bytea NOT NULL,
+    event           json NOT NULL
+);
+CREATE INDEX audit_events_time ON audit_events (event_timestamp, log_index);
+CREATE INDEX audit_events_type ON audit_events (event_type, event_timestamp, log_index);
+CREATE INDEX audit_events_correlation ON audit_events (correlation_id, event_timestamp, log_index);
+-- A log of one category or with one common outcome gains nothing from a full
+-- index over them, so the two share one.
+CREATE INDEX audit_events_outcome ON audit_events (event_category, event_outcome, event_timestamp, log_index);
+CREATE INDEX audit_events_severity ON audit_events (severity, event_timestamp, log_index) WHERE severity IS NOT NULL;
+CREATE INDEX audit_events_resource ON audit_events (resource_id, event_timestamp, log_index) WHERE resource_id IS NOT NULL;
+CREATE INDEX audit_events_namespace ON audit_events (namespace, event_timestamp, log_index) WHERE namespace IS NOT NULL;
+
+CREATE TABLE write_probe (
+    id        integer PRIMARY KEY CHECK (id = 1),
+    probed_at timestamptz NOT NULL
+);
+INSERT INTO write_probe (id, probed_at) VALUES (1, now());

@@ -1,0 +1,202 @@
+package datastorage
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	defaultLimit = 50
+	maxLimit     = 1000
+)
+
+type listAnswer struct {
+	Data       []json.RawMessage `json:"data"`
+	Pagination pagination        `json:"pagination"`
+}
+
+type pagination struct {
+	Limit   int    `json:"limit"`
+	Offset  int    `json:"offset"`
+	Total   int64  `json:"total"`
+	HasMore bool   `json:"has_more"`
+	After   string `json:"after,omitempty"`
+}
+
+func (a *API) listEvents(w http.ResponseWriter, r *http.Request) {
+	filter, detail := parseFilter(r.URL.RawQuery, time.Now())
+	if detail != "" {
+		problem(invalidRequest, detail).write(w)
+		return
+	}
+	page, p := a.query(r, filter)
+	if p != nil {
+		p.write(w)
+		return
+	}
+	answer := listAnswer{
+		Data:       make([]json.RawMessage, len(page.Events)),
+		Pagination: pagination{Limit: filter.Limit, Offset: filter.Offset, Total: page.Total, HasMore: page.Next != nil},
+	}
+	for i, e := range page.Events {
+		answer.Data[i] = e.json()
+	}
+	if page.Next != nil {
+		answer.Pagination.After = page.Next.String()
+	}
+	writeJSON(w, http.StatusOK, answer)
+}
+
+func (a *API) getEvent(w http.ResponseWriter, r *http.Request) {
+	id, ok := parseUUID(r.PathValue("event_id"))
+	if !ok {
+		problem(invalidRequest, "event_id in the path must be a UUID such as 123e4567-e89b-42d3-a456-426614174000").write(w)
+		return
+	}
+	page, p := a.query(r, Filter{Equal: map[string]string{"event_id": id.String()}, Limit: 1})
+	if p == nil && len(page.Events) == 0 {
+		p = problem(notFound, fmt.Sprintf("no event has the ID %s", id))
+	}
+	if p != nil {
+		p.write(w)
+		return
+	}
+	writeJSON(w, http.StatusOK, page.Events[0].json())
+}
+
+func (a *API) query(r *http.Request, filter Filter) (Page, *Problem) {
+	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+	defer cancel()
+	page, err := a.store.Query(ctx, filter)
+	if err == nil {
+		return page, nil
+	}
+	if r.Context().Err() == nil {
+		a.requestLog(r).Error(err, "reading events failed")
+	}
+	return Page{}, retryable(unavailable, "the database does not answer at present")
+}
+
+// json returns the stored event with its place in the log. Without the three
+// added members it is, byte for byte, what the leaf hash was made of.
+func (s Stored) json() json.RawMessage {
+	out := append(make([]byte, 0, len(s.Body)+192), s.Body[:len(s.Body)-1]...)
+	out = fmt.Appendf(out, `,"leaf_hash":"%s","log_index":%d,"recorded_at":"%s"}`,
+		hex.EncodeToString(s.LeafHash[:]), s.LogIndex, s.RecordedAt.UTC().Format(time.RFC3339Nano))
+	return out
+}
+
+// parseFilter reads the query of a list request, or returns the sentence that
+// says what is wrong with it.
+func parseFilter(rawQuery string, now time.Time) (Filter, string) {
+	f := Filter{Equal: map[string]string{}, Limit: defaultLimit}
+	query, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		return f, "the query cannot be parsed: " + err.Error()
+	}
+	names := make([]string, 0, len(query))
+	for name := range query {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if len(query[name]) > 1 {
+			return f, fmt.Sprintf("parameter %q is there more than once", name)
+		}
+		if detail := f.set(name, query[name][0], now); detail != "" {
+			return f, detail
+		}
+	}
+	if f.After != nil && f.Offset > 0 {
+		return f, "offset and after exclude each other; send one of them"
+	}
+	return f, ""
+}
+
+func (f *Filter) set(name, value string, now time.Time) string {
+	var err error
+	switch {
+	case name == "limit":
+		f.Limit, err = strconv.Atoi(value)
+		if err != nil || f.Limit < 1 || f.Limit > maxLimit {
+			return fmt.Sprintf("limit must be a number from 1 to %d", maxLimit)
+		}
+	case name == "offset":
+		f.Offset, err = strconv.Atoi(value)
+		if err != nil || f.Offset < 0 {
+			return "offset must be a number from 0 on"
+		}
+	case name == "after":
+		if f.After, err = parseCursor(value); err != nil {
+			return "after must be a value that pagination.after of an earlier answer had"
+		}
+	case name == "since":
+		if f.Since, err = parseTime(value, now); err != nil {
+			return "since must be " + timeForms
+		}
+	case name == "until":
+		if f.Until, err = parseTime(value, now); err != nil {
+			return "until must be " + timeForms
+		}
+	// An event is found by its ID at a path of its own.
+	case name != "event_id" && slices.Contains(FilterColumns, name):
+		if value == "" || strings.ContainsRune(value, 0) || !utf8.ValidString(value) {
+			return fmt.Sprintf("parameter %q must have a value, in UTF-8 and without NUL characters", name)
+		}
+		f.Equal[name] = value
+	default:
+		return fmt.Sprintf("parameter %q is not known", name)
+	}
+	return ""
+}
+
+const timeForms = "a duration before now, such as 24h or 7d, or an RFC 3339 time"
+
+func parseTime(value string, now time.Time) (time.Time, error) {
+	if days, ok := strings.CutSuffix(value, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		return now.AddDate(0, 0, -int(n)), err
+	}
+	if ago, err := time.ParseDuration(value); err == nil {
+		if ago < 0 {
+			return time.Time{}, strconv.ErrRange
+		}
+		return now.Add(-ago), nil
+	}
+	return time.Parse(time.RFC3339, value)
+}
+
+// String returns the cursor in the form that pagination.after has.
+func (c Cursor) String() string {
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d.%d", c.Micros, c.LogIndex))
+}
+
+func parseCursor(s string) (*Cursor, error) {
+	text, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil {
+		return nil, err
+	}
+	micros, index, _ := strings.Cut(string(text), ".")
+	var c Cursor
+	if c.Micros, err = strconv.ParseInt(micros, 10, 64); err != nil {
+		return nil, err
+	}
+	if c.LogIndex, err = strconv.ParseInt(index, 10, 64); err != nil {
+		return nil, err
+	}
+	// Outside the years that RFC 3339 has, the databases fail instead of finding nothing.
+	if year := time.UnixMicro(c.Micros).UTC().Year(); year < 0 || year > 9999 {
+		return nil, strconv.ErrRange
+	}
+	return &c, nil
+}

@@ -1,0 +1,158 @@
+package datastorage
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
+
+	"kubernaut.ai/notification/internal/datastorage/kubeauth"
+)
+
+const (
+	minOpenDelay = 250 * time.Millisecond
+	maxOpenDelay = 5 * time.Second
+	// finishTimeout is how long requests in flight may take at the end. It is
+	// longer than storeTimeout, so that a write under way is answered.
+	finishTimeout = storeTimeout + 5*time.Second
+)
+
+// Run serves until ctx ends, then finishes the requests in flight. It listens
+// only once a write has been committed, so that nobody meets a server that
+// cannot store. While the database does not answer it waits, however long.
+func Run(ctx context.Context, opts Options) (err error) {
+	store, closeStore, err := openStore(ctx, opts)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop while it waited
+		}
+		return err
+	}
+	defer func() { err = errors.Join(err, closeStore()) }()
+
+	var auth Authorizer
+	if opts.Auth == "kubernetes" {
+		if auth, err = kubeauth.New(); err != nil {
+			return fmt.Errorf("set up --auth=kubernetes: %w", err)
+		}
+		if opts.TLSCertDir == "" {
+			opts.Log.Info("tokens and events cross the network in the clear, because --tls-cert-dir is not set")
+		}
+	}
+	api := NewAPI(store, auth, opts.Log)
+	server := &http.Server{
+		Handler:           api,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		// Common clients drop an idle connection after 90 s. Whoever closes last
+		// never sees a request cut off by the other's close.
+		IdleTimeout:    120 * time.Second,
+		MaxHeaderBytes: 64 << 10,
+		ErrorLog:       slog.NewLogLogger(logr.ToSlogHandler(opts.Log.V(1)), slog.LevelInfo),
+	}
+	watch, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWatch()
+	if opts.TLSCertDir != "" {
+		if server.TLSConfig, err = tlsConfig(watch, opts); err != nil {
+			return err
+		}
+	}
+	return serve(ctx, server, api, opts)
+}
+
+// Migrate brings the database's schema up to date and returns.
+func Migrate(ctx context.Context, opts Options) error {
+	_, closeStore, err := openStore(ctx, opts)
+	if err != nil {
+		return err
+	}
+	opts.Log.Info("schema is up to date")
+	return closeStore()
+}
+
+// serve listens, serves until ctx ends and then shuts down.
+func serve(ctx context.Context, server *http.Server, api *API, opts Options) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", opts.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	opts.Log.Info("serving", "address", listener.Addr().String(), "auth", opts.Auth, "tls", server.TLSConfig != nil)
+	if server.TLSConfig != nil {
+		listener = tls.NewListener(listener, server.TLSConfig)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	if opts.Listening != nil {
+		opts.Listening(listener.Addr())
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	opts.Log.Info("shutting down", "drainDelay", opts.DrainDelay)
+	api.Drain()
+	<-time.After(opts.DrainDelay)
+	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	defer cancel()
+	if err := server.Shutdown(finish); err != nil {
+		return errors.Join(fmt.Errorf("finish requests: %w", err), server.Close())
+	}
+	opts.Log.Info("stopped")
+	return nil
+}
+
+// openStore opens the database and commits a write to it. It tries again until
+// that works, the error is one that time does not heal, or ctx ends.
+func openStore(ctx context.Context, opts Options) (Store, func() error, error) {
+	open, err := opts.opener()
+	if err != nil {
+		return nil, nil, err
+	}
+	for delay := minOpenDelay; ; delay = min(2*delay, maxOpenDelay) {
+		store, closeStore, err := open(ctx, opts.DatabaseURL)
+		if err == nil {
+			if err = store.CheckWrite(ctx); err == nil {
+				return store, closeStore, nil
+			}
+			err = errors.Join(err, closeStore())
+		}
+		if errors.Is(err, ErrConfig) {
+			return nil, nil, fmt.Errorf("open database: %w", err)
+		}
+		opts.Log.Info("waiting for the database", "reason", err.Error(), "nextTryIn", delay)
+		select {
+		case <-ctx.Done():
+			return nil, nil, fmt.Errorf("wait for database: %w", errors.Join(context.Cause(ctx), err))
+		case <-time.After(delay):
+		}
+	}
+}
+
+// tlsConfig serves the certificate in the directory as it is at each handshake,
+// until ctx ends.
+func tlsConfig(ctx context.Context, opts Options) (*tls.Config, error) {
+	watcher, err := certwatcher.New(filepath.Join(opts.TLSCertDir, "tls.crt"), filepath.Join(opts.TLSCertDir, "tls.key"))
+	if err != nil {
+		return nil, fmt.Errorf("read certificate in --tls-cert-dir: %w", err)
+	}
+	go func() {
+		if err := watcher.Start(ctx); err != nil {
+			opts.Log.Error(err, "watching the certificate failed")
+		}
+	}()
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: watcher.GetCertificate,
+		NextProtos:     []string{"http/1.1"},
+	}, nil
+}

@@ -1,0 +1,39 @@
+-- +goose Up
+CREATE TABLE audit_log_head (
+    id   INTEGER PRIMARY KEY CHECK (id = 1),
+    size INTEGER NOT NULL
+);
+INSERT INTO audit_log_head (id, size) VALUES (1, 0);
+
+-- Times are microseconds since 1970 in UTC; event is the canonical JSON that
+-- leaf_hash was made of.
+CREATE TABLE audit_events (
+    log_index       INTEGER PRIMARY KEY,
+    event_id        TEXT NOT NULL UNIQUE,
+    event_timestamp INTEGER NOT NULL,
+    event_type      TEXT NOT NULL,
+    event_category  TEXT NOT NULL,
+    event_outcome   TEXT NOT NULL,
+    correlation_id  TEXT NOT NULL,
+    severity        TEXT,
+    resource_id     TEXT,
+    namespace       TEXT,
+    recorded_at     INTEGER NOT NULL,
+    leaf_hash       BLOB NOT NULL,
+    event           TEXT NOT NULL
+);
+CREATE INDEX audit_events_time ON audit_events (event_timestamp, log_index);
+CREATE INDEX audit_events_type ON audit_events (event_type, event_timestamp, log_index);
+CREATE INDEX audit_events_correlation ON audit_events (correlation_id, event_timestamp, log_index);
+-- A log of one category or with one common outcome gains nothing from a full
+-- index over them, so the two share one.
+CREATE INDEX audit_events_outcome ON audit_events (event_category, event_outcome, event_timestamp, log_index);
+CREATE INDEX audit_events_severity ON audit_events (severity, event_timestamp, log_index) WHERE severity IS NOT NULL;
+CREATE INDEX audit_events_resource ON audit_events (resource_id, event_timestamp, log_index) WHERE resource_id IS NOT NULL;
+CREATE INDEX audit_events_namespace ON audit_events (namespace, event_timestamp, log_index) WHERE namespace IS NOT NULL;
+
+CREATE TABLE write_probe (
+    id        INTEGER PRIMARY KEY CHECK (id = 1),
+    probed_at INTEGER NOT NULL
+);
+INSERT INTO write_probe (id, probed_at) VALUES (1, 0);

@@ -1,0 +1,282 @@
+// Package sqlite keeps the log of audit events in a SQLite file.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"kubernaut.ai/notification/internal/datastorage"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// readers is how many queries run beside each other and beside the one writer.
+const readers = 4
+
+// store has one connection that writes, so that writers wait in this process
+// and not in SQLite's busy loop, and some that can only read.
+type store struct {
+	writer, reader *sql.DB
+	schema         int64
+}
+
+// Open opens the database file that a URL sqlite:PATH names, and makes the file
+// and its directory where they are missing.
+func Open(ctx context.Context, databaseURL string) (datastorage.Store, func() error, error) {
+	path, _ := strings.CutPrefix(databaseURL, "sqlite:")
+	if path == "" || strings.HasPrefix(path, ":") {
+		return nil, nil, fmt.Errorf("%w: %q names no file; write sqlite:PATH", datastorage.ErrConfig, databaseURL)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, nil, fmt.Errorf("%w: make directory: %w", datastorage.ErrConfig, err)
+	}
+	s := &store{}
+	var err error
+	if s.writer, err = connect(path, 1, "journal_mode(WAL)", "synchronous(FULL)"); err != nil {
+		return nil, nil, err
+	}
+	if s.reader, err = connect(path, readers, "query_only(1)"); err != nil {
+		return nil, nil, errors.Join(err, s.writer.Close())
+	}
+	if err := s.migrate(ctx, path); err != nil {
+		return nil, nil, errors.Join(err, s.close())
+	}
+	return s, s.close, nil
+}
+
+func connect(path string, connections int, pragmas ...string) (*sql.DB, error) {
+	query := url.Values{"_pragma": append([]string{"busy_timeout(10000)"}, pragmas...)}
+	if connections == 1 {
+		query.Set("_txlock", "immediate")
+	}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+query.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("%w: open SQLite file: %w", datastorage.ErrConfig, err)
+	}
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	return db, nil
+}
+
+func (s *store) close() error { return errors.Join(s.writer.Close(), s.reader.Close()) }
+
+// migrate brings the schema up to date. goose runs each migration in its own
+// transaction, so two processes that start at once are kept apart by a
+// transaction on a second file.
+func (s *store) migrate(ctx context.Context, path string) error {
+	lock, err := connect(path+".migrate", 1)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	held, err := lock.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("%w: lock schema: %w", datastorage.ErrConfig, err)
+	}
+	defer func() { _ = held.Rollback() }()
+
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectSQLite3, s.writer, files)
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("%w: migrate schema: %w", datastorage.ErrConfig, err)
+	}
+	current, known, err := provider.GetVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	s.schema = known
+	return datastorage.CheckSchema(current, known)
+}
+
+// Append is as datastorage.Store says.
+func (s *store) Append(ctx context.Context, records []datastorage.Record) ([]datastorage.Appended, error) {
+	tx, err := s.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("begin append: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	var head int64
+	if err := tx.QueryRowContext(ctx, "SELECT size FROM audit_log_head").Scan(&head); err != nil {
+		return nil, fmt.Errorf("read log head: %w", err)
+	}
+	stored, err := find(ctx, tx, records)
+	if err != nil {
+		return nil, fmt.Errorf("find stored events: %w", err)
+	}
+	appended, fresh, err := datastorage.Place(records, stored, head)
+	if err != nil || len(fresh) == 0 {
+		return appended, err
+	}
+	if err := insert(ctx, tx, records, fresh, head); err != nil {
+		return nil, fmt.Errorf("insert events: %w", err)
+	}
+	if _, err := tx.ExecContext(ctx, "UPDATE audit_log_head SET size = ?", head+int64(len(fresh))); err != nil {
+		return nil, fmt.Errorf("move log head: %w", err)
+	}
+	if err := tx.Commit(); err != nil {
+		return nil, fmt.Errorf("commit append: %w", err)
+	}
+	return appended, nil
+}
+
+// find returns those of the records that are stored, in one statement.
+func find(ctx context.Context, tx *sql.Tx, records []datastorage.Record) (map[uuid.UUID]datastorage.Placed, error) {
+	ids := make([]uuid.UUID, len(records))
+	for i, r := range records {
+		ids[i] = r.Event.EventID
+	}
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT event_id, log_index, leaf_hash FROM audit_events
+		WHERE event_id IN (SELECT value FROM json_each(?))`, string(list))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	stored := map[uuid.UUID]datastorage.Placed{}
+	for rows.Next() {
+		var id uuid.UUID
+		var p datastorage.Placed
+		var hash []byte
+		if err := rows.Scan(&id, &p.LogIndex, &hash); err != nil {
+			return nil, err
+		}
+		copy(p.LeafHash[:], hash)
+		stored[id] = p
+	}
+	return stored, rows.Err()
+}
+
+const (
+	insertColumns = `INSERT INTO audit_events (log_index, event_id, event_timestamp, event_type, event_category,
+		event_outcome, correlation_id, severity, resource_id, namespace, recorded_at, leaf_hash, event) VALUES `
+	insertRow = "(?, ?, ?, ?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), NULLIF(?, ''), ?, ?, ?)"
+	// rowsPerInsert is where longer statements stop being faster.
+	rowsPerInsert = 20
+)
+
+var insertMany = insertColumns + strings.Repeat(insertRow+", ", rowsPerInsert-1) + insertRow
+
+func insert(ctx context.Context, tx *sql.Tx, records []datastorage.Record, fresh []int, head int64) error {
+	now := time.Now().UnixMicro()
+	args := make([]any, 0, 13*rowsPerInsert)
+	rows := 0
+	for n, i := range fresh {
+		e := &records[i].Event
+		args = append(args, head+int64(n), e.EventID.String(), e.EventTimestamp.UnixMicro(), e.EventType,
+			e.EventCategory, e.EventOutcome, e.CorrelationID, e.Severity, e.ResourceID, e.Namespace,
+			now, records[i].LeafHash[:], string(records[i].Body))
+		rows++
+		if rows < rowsPerInsert && n < len(fresh)-1 {
+			continue
+		}
+		statement := insertMany
+		if rows < rowsPerInsert {
+			statement = insertColumns + strings.Repeat(insertRow+", ", rows-1) + insertRow
+		}
+		if _, err := tx.ExecContext(ctx, statement, args...); err != nil {
+			return err
+		}
+		args, rows = args[:0], 0
+	}
+	return nil
+}
+
+// Query is as datastorage.Store says.
+func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastorage.Page, error) {
+	var page datastorage.Page
+	where, args := conditions(filter)
+	tx, err := s.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return page, fmt.Errorf("begin query: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	count := "SELECT count(*) FROM audit_events WHERE " + strings.Join(where, " AND ")
+	if err := tx.QueryRowContext(ctx, count, args...).Scan(&page.Total); err != nil {
+		return page, fmt.Errorf("count events: %w", err)
+	}
+	if filter.After != nil {
+		where = append(where, "(event_timestamp, log_index) < (?, ?)")
+		args = append(args, filter.After.Micros, filter.After.LogIndex)
+	}
+	statement := "SELECT log_index, event_timestamp, recorded_at, leaf_hash, event FROM audit_events WHERE " +
+		strings.Join(where, " AND ") + " ORDER BY event_timestamp DESC, log_index DESC LIMIT ? OFFSET ?"
+	//nolint:gosec // of constant texts; values go in as arguments
+	rows, err := tx.QueryContext(ctx, statement, append(args, filter.Limit+1, filter.Offset)...)
+	if err != nil {
+		return page, fmt.Errorf("read events: %w", err)
+	}
+	defer rows.Close()
+	var last datastorage.Cursor
+	for rows.Next() {
+		if len(page.Events) == filter.Limit {
+			page.Next = &last
+			break
+		}
+		var e datastorage.Stored
+		var recorded int64
+		var hash []byte
+		if err := rows.Scan(&e.LogIndex, &last.Micros, &recorded, &hash, &e.Body); err != nil {
+			return page, fmt.Errorf("read event: %w", err)
+		}
+		last.LogIndex = e.LogIndex
+		copy(e.LeafHash[:], hash)
+		e.RecordedAt = time.UnixMicro(recorded).UTC()
+		page.Events = append(page.Events, e)
+	}
+	if err := rows.Err(); err != nil {
+		return page, fmt.Errorf("read events: %w", err)
+	}
+	return page, nil
+}
+
+func conditions(filter datastorage.Filter) (where []string, args []any) {
+	where = []string{"TRUE"}
+	for _, column := range datastorage.FilterColumns {
+		if value, ok := filter.Equal[column]; ok {
+			where, args = append(where, column+" = ?"), append(args, value)
+		}
+	}
+	if !filter.Since.IsZero() {
+		where, args = append(where, "event_timestamp >= ?"), append(args, filter.Since.UnixMicro())
+	}
+	if !filter.Until.IsZero() {
+		where, args = append(where, "event_timestamp <= ?"), append(args, filter.Until.UnixMicro())
+	}
+	return where, args
+}
+
+// CheckWrite is as datastorage.Store says.
+func (s *store) CheckWrite(ctx context.Context) error {
+	if _, err := s.writer.ExecContext(ctx, "UPDATE write_probe SET probed_at = ?", time.Now().UnixMicro()); err != nil {
+		return fmt.Errorf("write probe: %w", err)
+	}
+	var current int64
+	if err := s.reader.QueryRowContext(ctx, "SELECT max(version_id) FROM goose_db_version").Scan(&current); err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	return datastorage.CheckSchema(current, s.schema)
+}

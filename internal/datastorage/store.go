@@ -1,0 +1,171 @@
+// Package datastorage keeps audit events and serves them over HTTP: the API, the
+// rules that an event must meet before it is stored, and the server's lifecycle.
+// The databases are in the packages sqlite and postgres.
+package datastorage
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"kubernaut.ai/notification/internal/audit"
+)
+
+// ErrConfig marks an error of opening a database that waiting cannot heal, such
+// as a malformed URL or a schema that is newer than the program.
+var ErrConfig = errors.New("database refused")
+
+// Record is one event on its way into the log, made by NewRecord. Body is the
+// event as canonical JSON, the bytes that are stored; Event is what the columns
+// are filled from. LeafHash is the event's leaf in an RFC 6962 tree: SHA-256 of
+// a zero byte and the body.
+type Record struct {
+	Event    audit.Event
+	Body     []byte
+	LeafHash [sha256.Size]byte
+}
+
+// NewRecord returns the record of an event whose canonical JSON is body.
+func NewRecord(event audit.Event, body []byte) Record {
+	leaf := append(make([]byte, 1, 1+len(body)), body...)
+	return Record{Event: event, Body: leaf[1:], LeafHash: sha256.Sum256(leaf)}
+}
+
+// Placed says where a stored event is in the log and what was stored.
+type Placed struct {
+	LogIndex int64
+	LeafHash [sha256.Size]byte
+}
+
+// Appended is the outcome for one record of a batch. Duplicate means that the
+// same event was in the log, or earlier in the batch, and keeps its index.
+type Appended struct {
+	LogIndex  int64
+	Duplicate bool
+}
+
+// Stored is an event as it is read back. Times have microseconds.
+type Stored struct {
+	Placed
+	RecordedAt time.Time
+	Body       []byte
+}
+
+// Store is a log of audit events. All methods may be called at any time from
+// any goroutine until the store is closed.
+type Store interface {
+	// Append stores all the records or none of them, durably, and answers in
+	// their order. It returns a *ConflictError where an ID is known with other
+	// content.
+	Append(ctx context.Context, records []Record) ([]Appended, error)
+	// Query returns the events that pass the filter, newest first.
+	Query(ctx context.Context, filter Filter) (Page, error)
+	// CheckWrite commits a write and checks that the schema is this program's.
+	CheckWrite(ctx context.Context) error
+}
+
+// Opener opens the database that a URL names and brings its schema up to date.
+// The caller calls the returned function once, after the last use of the store.
+type Opener func(ctx context.Context, url string) (Store, func() error, error)
+
+// FilterColumns are the names that Filter.Equal may have. Each is a query
+// parameter of the API, a member of the event and a column of the database.
+var FilterColumns = []string{
+	"event_id", "event_type", "event_category", "event_outcome", "severity",
+	"correlation_id", "resource_id", "namespace",
+}
+
+// Filter selects events. The zero values of Since, Until and After do not
+// restrict anything; Since and Until are inclusive. Limit must be positive.
+type Filter struct {
+	Equal        map[string]string
+	Since, Until time.Time
+	After        *Cursor
+	Limit        int
+	Offset       int
+}
+
+// Cursor is a position in the order newest first: by event time (microseconds
+// since 1970), then by log index.
+type Cursor struct {
+	Micros   int64
+	LogIndex int64
+}
+
+// Page is what a query found. Total counts all that passes the filter, whatever
+// the limit, the offset and the cursor. Next is the position of the last event
+// where more events follow, else nil.
+type Page struct {
+	Events []Stored
+	Total  int64
+	Next   *Cursor
+}
+
+// Conflict is a record whose ID is taken. LogIndex is where the stored event
+// is, or negative where the other event is in the same batch.
+type Conflict struct {
+	Index    int
+	LogIndex int64
+}
+
+// ConflictError says which records of a batch have an ID that is taken by an
+// event with other content. Nothing of the batch was stored.
+type ConflictError struct{ Conflicts []Conflict }
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("append events: %d of them have an ID that is taken by other content", len(e.Conflicts))
+}
+
+// Place gives each record its index in a log that has head events, where stored
+// holds those of the records' IDs that the log has. It returns the outcome of
+// each record and the positions of the records to insert, which take the
+// indices from head on in that order.
+func Place(records []Record, stored map[uuid.UUID]Placed, head int64) ([]Appended, []int, error) {
+	type seen struct {
+		Placed
+		inBatch bool
+	}
+	known := make(map[uuid.UUID]seen, len(records)+len(stored))
+	for id, p := range stored {
+		known[id] = seen{Placed: p}
+	}
+	appended := make([]Appended, len(records))
+	fresh := make([]int, 0, len(records))
+	var conflicts []Conflict
+	for i, r := range records {
+		old, exists := known[r.Event.EventID]
+		switch {
+		case !exists:
+			index := head + int64(len(fresh))
+			known[r.Event.EventID] = seen{Placed{index, r.LeafHash}, true}
+			appended[i] = Appended{LogIndex: index}
+			fresh = append(fresh, i)
+		case old.LeafHash == r.LeafHash:
+			appended[i] = Appended{LogIndex: old.LogIndex, Duplicate: true}
+		case old.inBatch:
+			conflicts = append(conflicts, Conflict{Index: i, LogIndex: -1})
+		default:
+			conflicts = append(conflicts, Conflict{Index: i, LogIndex: old.LogIndex})
+		}
+	}
+	if conflicts != nil {
+		return nil, nil, &ConflictError{conflicts}
+	}
+	return appended, fresh, nil
+}
+
+// CheckSchema returns an error that says what to do unless the database's schema
+// version is the one that the program knows.
+func CheckSchema(current, known int64) error {
+	switch {
+	case current > known:
+		return fmt.Errorf("%w: its schema version %d is newer than this program's %d; run the newer datastorage", ErrConfig, current, known)
+	case current < known:
+		return fmt.Errorf("%w: its schema version %d is older than this program's %d; run datastorage migrate", ErrConfig, current, known)
+	}
+	return nil
+}

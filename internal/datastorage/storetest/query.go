@@ -1,0 +1,106 @@
+package storetest
+
+import (
+	"testing"
+	"time"
+
+	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/datastorage"
+)
+
+func testAges(t *testing.T, s datastorage.Store) {
+	times := []time.Time{
+		time.Date(1, 1, 1, 0, 0, 0, 1000, time.UTC),
+		time.Date(1969, 12, 31, 23, 59, 59, 999999000, time.UTC),
+		Epoch,
+		time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC),
+	}
+	for n, at := range times {
+		mustAppend(t, s, Record(n, func(e *audit.Event) { e.EventTimestamp = at }))
+	}
+	equal(t, "order", []int64{3, 2, 1, 0}, indices(mustQuery(t, s, datastorage.Filter{})))
+	for n, at := range times {
+		equal(t, at.String(), []int64{int64(n)}, indices(mustQuery(t, s, datastorage.Filter{Since: at, Until: at})))
+	}
+}
+
+func testFilters(t *testing.T, s datastorage.Store) {
+	edits := map[string]func(*audit.Event){
+		"event_type":     func(e *audit.Event) { e.EventType = "wanted" },
+		"event_category": func(e *audit.Event) { e.EventCategory = "wanted" },
+		"event_outcome":  func(e *audit.Event) { e.EventOutcome = "wanted" },
+		"severity":       func(e *audit.Event) { e.Severity = "wanted" },
+		"correlation_id": func(e *audit.Event) { e.CorrelationID = "wanted" },
+		"resource_id":    func(e *audit.Event) { e.ResourceID = "wanted" },
+		"namespace":      func(e *audit.Event) { e.Namespace = "wanted" },
+	}
+	// The optional members are empty in the others, to be told from any value.
+	empty := func(e *audit.Event) { e.Severity, e.ResourceID, e.Namespace = "", "", "" }
+	index := map[string]int64{}
+	for n, column := range datastorage.FilterColumns {
+		if edit, ok := edits[column]; ok {
+			index[column] = mustAppend(t, s, Record(n, empty, edit))[0].LogIndex
+		}
+	}
+	equal(t, "filters tested", len(datastorage.FilterColumns)-1, len(index))
+	for column, want := range index {
+		page := mustQuery(t, s, datastorage.Filter{Equal: map[string]string{column: "wanted"}})
+		equal(t, column, []int64{want}, indices(page))
+		equal(t, column+" total", int64(1), page.Total)
+	}
+	both := datastorage.Filter{Equal: map[string]string{"severity": "wanted", "namespace": "wanted"}}
+	equal(t, "two filters that no event passes", []int64{}, indices(mustQuery(t, s, both)))
+	absent := datastorage.Filter{Equal: map[string]string{"event_id": Record(999).Event.EventID.String()}}
+	equal(t, "an ID that is not there", []int64{}, indices(mustQuery(t, s, absent)))
+}
+
+func testPages(t *testing.T, s datastorage.Store) {
+	for n := range 7 {
+		mustAppend(t, s, Record(n, func(e *audit.Event) { e.Severity = []string{"odd", "even"}[n%2] }))
+	}
+	want := []int64{6, 5, 4, 3, 2, 1, 0}
+	got := []int64{}
+	filter := datastorage.Filter{Limit: 3}
+	for pages := 1; ; pages++ {
+		page := mustQuery(t, s, filter)
+		got = append(got, indices(page)...)
+		equal(t, "total", int64(7), page.Total)
+		if page.Next == nil {
+			equal(t, "pages", 3, pages)
+			break
+		}
+		filter.After = page.Next
+	}
+	equal(t, "by cursor", want, got)
+
+	equal(t, "by offset", []int64{3, 2, 1}, indices(mustQuery(t, s, datastorage.Filter{Limit: 3, Offset: 3})))
+	equal(t, "beyond the end", []int64{}, indices(mustQuery(t, s, datastorage.Filter{Limit: 3, Offset: 7})))
+	if page := mustQuery(t, s, datastorage.Filter{Limit: 7}); page.Next != nil {
+		t.Errorf("a page that holds the last event says that more follow at %+v", page.Next)
+	}
+	filtered := datastorage.Filter{Equal: map[string]string{"severity": "odd"}, Limit: 2}
+	page := mustQuery(t, s, filtered)
+	equal(t, "filtered page", []int64{6, 4}, indices(page))
+	equal(t, "filtered total", int64(4), page.Total)
+	filtered.After = page.Next
+	equal(t, "filtered second page", []int64{2, 0}, indices(mustQuery(t, s, filtered)))
+}
+
+func testTies(t *testing.T, s datastorage.Store) {
+	for n := range 4 {
+		// Less than a microsecond apart is the same instant.
+		mustAppend(t, s, Record(n, func(e *audit.Event) { e.EventTimestamp = Epoch.Add(time.Duration(9-n) * time.Nanosecond) }))
+	}
+	first := mustQuery(t, s, datastorage.Filter{Limit: 2})
+	equal(t, "first page", []int64{3, 2}, indices(first))
+	equal(t, "second page", []int64{1, 0}, indices(mustQuery(t, s, datastorage.Filter{Limit: 2, After: first.Next})))
+}
+
+func testStableWalk(t *testing.T, s datastorage.Store) {
+	for n := range 4 {
+		mustAppend(t, s, Record(n))
+	}
+	first := mustQuery(t, s, datastorage.Filter{Limit: 2})
+	mustAppend(t, s, Record(100), Record(101))
+	equal(t, "second page", []int64{1, 0}, indices(mustQuery(t, s, datastorage.Filter{Limit: 2, After: first.Next})))
+}
