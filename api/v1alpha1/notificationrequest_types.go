@@ -40,6 +40,7 @@ type ChannelReference struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	Name string `json:"name,omitempty"`
 
 	// namespace is where the NotificationChannel lives; the request's own where it
@@ -133,6 +134,7 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=500
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="contains a NUL character: remove it"
 	Subject string `json:"subject,omitempty"`
 
 	// body is the message's text, 1 to 32768 characters.
@@ -140,6 +142,7 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32768
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="contains a NUL character: remove it"
 	Body string `json:"body,omitempty"`
 
 	// bodyFormat says how body is written: Plain or Markdown. A channel that cannot
@@ -167,6 +170,7 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="contains a NUL character: remove it"
 	Severity string `json:"severity,omitempty"`
 
 	// correlationID ties the audit events of this request to those of an incident,
@@ -175,6 +179,7 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="contains a NUL character: remove it"
 	CorrelationID string `json:"correlationID,omitempty"`
 
 	// regarding is the object that the message is about.
@@ -204,7 +209,7 @@ type NotificationRequestSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
-	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) >= 1 && size(k) <= 63)",message="has a name that is empty or longer than 63 characters: shorten it"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) >= 1 && size(k) <= 63 && !k.contains('\\u0000'))",message="has a name that is empty, longer than 63 characters, or contains a NUL character"
 	Fields map[string]FieldValue `json:"fields,omitempty"`
 
 	// retry says how failed attempts are repeated.
@@ -253,6 +258,7 @@ type NotificationRequestSpec struct {
 // FieldValue is the value of one field.
 //
 // +kubebuilder:validation:MaxLength=1024
+// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="contains a NUL character: remove it"
 type FieldValue string
 
 // NotificationRequest is one message to one or more channels. Like a Job it runs

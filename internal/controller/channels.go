@@ -225,6 +225,9 @@ func channelKey(nr *v1alpha1.NotificationRequest, ref v1alpha1.ChannelReference)
 // unreadable blocks one channel, and no other, while something of it cannot be
 // read.
 func unreadable(what string, key types.NamespacedName, err error) v1alpha1.DeliveryError {
+	if strings.Contains(err.Error(), "unknown namespace for the cache") {
+		return blocked("NamespaceNotWatched", "the controller does not look at the namespace %s: add it to its --watch-namespaces", key.Namespace)
+	}
 	e := blocked("ChannelUnreadable", "%s %s cannot be read: %v", what, key, err)
 	e.Class = v1alpha1.ErrorTransient
 	return e

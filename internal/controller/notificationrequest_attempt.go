@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -24,6 +25,8 @@ type attempt struct {
 	object  types.NamespacedName
 	number  int32
 	sender  delivery.Sender
+	// started is when the attempt began, as status has it.
+	started time.Time
 	// latest is when the attempt must have ended, long enough before anybody else
 	// takes it to be in doubt. A process that was held up ends it unsent.
 	latest time.Time
@@ -56,16 +59,19 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		}
 		begin(d, known[d.Channel], time.Now())
 		begun = append(begun, attempt{
-			channel: known[d.Channel], name: d.Channel, object: key, number: d.Attempts, sender: sender,
+			channel: known[d.Channel], name: d.Channel, object: key, number: d.Attempts, sender: sender, started: d.StartedTime.Time,
 			latest: d.AttemptDeadline.Add(-outcomeGrace / 2),
 		})
 	}
 	return begun
 }
 
-// release gives up attempts that must not begin.
-func (r *NotificationRequestReconciler) release(begun []attempt) {
+// giveUp gives up attempts whose intent was not committed, as far as is known.
+func (r *NotificationRequestReconciler) giveUp(nr *v1alpha1.NotificationRequest, begun []attempt, err error) {
 	for _, a := range begun {
+		if !apierrors.IsConflict(err) {
+			r.sends.doubtIntent(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.started)
+		}
 		r.sends.release(a.object)
 	}
 }

@@ -104,7 +104,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	}
 	known, objects := r.Channels.lookup(ctx, nr)
 	base := nr.DeepCopy()
-	p := planner{channels: known, sends: r.sends.of(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
+	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
 	d := p.plan(nr)
 	var begun []attempt
 	if !stopping {
@@ -123,7 +123,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	}
 	summarize(nr, p.now)
 	if err := r.commit(ctx, base, nr, d.resolved); err != nil {
-		r.release(begun)
+		r.giveUp(nr, begun, err)
 		return ctrl.Result{}, err
 	}
 	r.sends.forget(nr.UID, p.sends)

@@ -25,6 +25,15 @@ func begin(d *v1alpha1.Delivery, ch channel, now time.Time) {
 	d.LastError = lastAttemptError(d)
 }
 
+// undo takes back an attempt that was never made.
+func undo(d *v1alpha1.Delivery) {
+	d.State = v1alpha1.DeliveryPending
+	if d.Attempts--; d.Attempts > 0 {
+		d.State = v1alpha1.DeliveryRetrying
+	}
+	d.StartedTime, d.AttemptDeadline = nil, nil
+}
+
 // fold takes the outcome of an attempt of this process into status.
 func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, ch channel, o outcome) {
 	d.Attempts = o.attempt
@@ -175,9 +184,10 @@ func fail(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, e v1alpha1.Del
 	}
 	d.LastError = e
 	if len(d.AttemptFailures) >= maxFailures {
-		oldest := slices.IndexFunc(d.AttemptFailures, func(f v1alpha1.AttemptFailure) bool {
-			return f.Audit.State == v1alpha1.AuditRecorded
-		})
+		oldest := slices.IndexFunc(d.AttemptFailures, inState(v1alpha1.AuditRecorded))
+		if oldest < 0 {
+			oldest = slices.IndexFunc(d.AttemptFailures, inState(v1alpha1.AuditRejected))
+		}
 		d.AttemptFailures = slices.Delete(d.AttemptFailures, oldest, oldest+1)
 	}
 	d.AttemptFailures = append(d.AttemptFailures, v1alpha1.AttemptFailure{
@@ -200,14 +210,25 @@ func lastAttemptError(d *v1alpha1.Delivery) v1alpha1.DeliveryError {
 	return v1alpha1.DeliveryError{}
 }
 
-// unrecorded counts the failed attempts whose events are not recorded yet.
-func unrecorded(d *v1alpha1.Delivery) (n int) {
+// full reports whether status has no room for another failed attempt: all that
+// it keeps must stay, since their events are not recorded, or show that one was
+// rejected.
+func full(d *v1alpha1.Delivery) bool {
+	rejected := 0
 	for _, f := range d.AttemptFailures {
-		if f.Audit.State != v1alpha1.AuditRecorded {
-			n++
+		switch f.Audit.State {
+		case v1alpha1.AuditRecorded:
+			return false
+		case v1alpha1.AuditRejected:
+			rejected++
+		default:
 		}
 	}
-	return n
+	return len(d.AttemptFailures) >= maxFailures && rejected < 2
+}
+
+func inState(state v1alpha1.AuditState) func(v1alpha1.AttemptFailure) bool {
+	return func(f v1alpha1.AttemptFailure) bool { return f.Audit.State == state }
 }
 
 // because appends what went wrong before to a sentence.

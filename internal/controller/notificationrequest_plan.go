@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -67,6 +68,8 @@ func (s sendState) answers(d *v1alpha1.Delivery) bool {
 type planner struct {
 	channels map[string]channel
 	sends    map[string]sendState
+	// unsent are the starts of attempts that this process did not make.
+	unsent   map[string][]time.Time
 	receipts map[string]audit.Receipt
 	now      time.Time
 	// jitter returns a duration drawn evenly from zero to its argument.
@@ -90,6 +93,9 @@ func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
 	applyReceipts(&nr.Status, p.receipts)
 	for i := range nr.Status.Deliveries {
 		d := &nr.Status.Deliveries[i]
+		if d.State == v1alpha1.DeliveryInFlight && slices.ContainsFunc(p.unsent[d.Channel], d.StartedTime.Time.Equal) {
+			undo(d)
+		}
 		if s, ok := p.sends[d.Channel]; ok && s.done && s.answers(d) {
 			p.fold(nr, d, p.channels[d.Channel], s.outcome)
 		}
@@ -171,7 +177,7 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 		if ch.blocked.Class == v1alpha1.ErrorTransient {
 			d.look(p.now, p.now.Add(recheck))
 		}
-	case unrecorded(dl) >= maxFailures:
+	case full(dl):
 		dl.LastError = v1alpha1.DeliveryError{
 			Class: v1alpha1.ErrorTransient, Reason: "AuditBacklog",
 			Message: fmt.Sprintf("%d failed attempts are not recorded in DataStorage yet; the next one waits for that", maxFailures),

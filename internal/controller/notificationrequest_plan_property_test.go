@@ -26,7 +26,7 @@ func TestPlanKeepsItsPromisesWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
 		t.Repeat(map[string]func(*rapid.T){
-			"step":      func(t *rapid.T) { w.step(t, rapid.IntRange(0, 4).Draw(t, "conflict") == 0) },
+			"step":      func(t *rapid.T) { w.step(t, rapid.SampledFrom(writes).Draw(t, "write")) },
 			"time":      w.passTime,
 			"outcome":   w.outcome,
 			"crash":     w.crash,
@@ -42,6 +42,17 @@ func TestPlanKeepsItsPromisesWhateverHappens(t *testing.T) {
 	})
 }
 
+// What can become of a write of status: it succeeds, somebody was faster, or no
+// answer comes, whether the API server made it or not.
+const (
+	written = iota
+	conflicted
+	lost
+	lostButWritten
+)
+
+var writes = []int{written, written, written, written, conflicted, lost, lostButWritten}
+
 type world struct {
 	stored   *v1alpha1.NotificationRequest // as the API server holds it
 	channels map[string]channel
@@ -49,6 +60,7 @@ type world struct {
 
 	// What the process that leads has in memory.
 	sends    map[string]sendState
+	unsent   map[string][]time.Time
 	receipts map[string]audit.Receipt
 
 	// Attempts of processes that were thought dead, by channel.
@@ -69,7 +81,7 @@ func newWorld(t *rapid.T) *world {
 	names := []string{"a", "b", v1alpha1.ConsoleChannel}[:rapid.IntRange(1, 3).Draw(t, "channels")]
 	w := &world{
 		now: born.Add(time.Second), channels: map[string]channel{},
-		sends: map[string]sendState{}, receipts: map[string]audit.Receipt{},
+		sends: map[string]sendState{}, unsent: map[string][]time.Time{}, receipts: map[string]audit.Receipt{},
 		ghosts: map[string][]int32{}, sent: map[string][]int32{}, offered: map[string]map[int32]map[string]bool{},
 		failures: map[string]map[int32]string{}, words: map[string]int{}, bytes: map[string]string{},
 	}
@@ -97,10 +109,10 @@ func newWorld(t *rapid.T) *world {
 }
 
 // step is what the reconciler does: plan, begin, write, act.
-func (w *world) step(t *rapid.T, conflict bool) {
+func (w *world) step(t *rapid.T, write int) {
 	nr := w.stored.DeepCopy()
 	p := planner{
-		channels: w.channels, sends: maps.Clone(w.sends), receipts: maps.Clone(w.receipts), now: w.now,
+		channels: w.channels, sends: maps.Clone(w.sends), unsent: maps.Clone(w.unsent), receipts: maps.Clone(w.receipts), now: w.now,
 		jitter: func(limit time.Duration) time.Duration {
 			return time.Duration(rapid.Int64Range(0, int64(limit)).Draw(t, "jitter"))
 		},
@@ -125,8 +137,13 @@ func (w *world) step(t *rapid.T, conflict bool) {
 	}
 	after := w.plan(t, &p, nr)
 	summarize(nr, w.now)
-	if conflict {
-		if rapid.Bool().Draw(t, "annotation written") && len(d.resolved) > 0 {
+	if write == lost || write == lostButWritten {
+		for channel := range begun {
+			w.unsent[channel] = append(w.unsent[channel], w.delivery(nr, channel).StartedTime.Time)
+		}
+	}
+	if write == conflicted || write == lost {
+		if len(d.resolved) > 0 && rapid.Bool().Draw(t, "annotation written") {
 			dropResolutions(w.stored, d.resolved)
 		}
 		return
@@ -136,12 +153,16 @@ func (w *world) step(t *rapid.T, conflict bool) {
 		dropResolutions(nr, d.resolved)
 	}
 	w.stored, w.latest = nr, after
+	if write == lostButWritten {
+		return
+	}
 	for channel, s := range p.sends {
 		if s.done {
 			delete(w.sends, channel)
 		}
 	}
 	clear(w.receipts)
+	clear(w.unsent)
 	for channel, attempt := range begun {
 		w.checkSend(t, nr, channel, attempt)
 		w.sent[channel] = append(w.sent[channel], attempt)
@@ -388,7 +409,7 @@ func (w *world) refusals(t *rapid.T) {
 	}
 	w.force = delivery.Config
 	for range maxFailures + 3 {
-		w.step(t, false)
+		w.step(t, written)
 		w.outcome(t)
 		w.now = w.now.Add(time.Second)
 	}
@@ -402,6 +423,7 @@ func (w *world) crash(*rapid.T) {
 		}
 	}
 	clear(w.sends)
+	clear(w.unsent)
 	clear(w.receipts)
 }
 
@@ -474,7 +496,7 @@ func (w *world) settle(t *rapid.T) {
 	if end := deadlineOf(w.stored).Add(10*time.Second + outcomeGrace); end.After(latest) {
 		latest = end
 	}
-	w.step(t, false)
+	w.step(t, written)
 	for n := 0; w.stored.Status.FinishedTime == nil; n++ {
 		running := false
 		for _, s := range w.sends {
@@ -495,7 +517,7 @@ func (w *world) settle(t *rapid.T) {
 		default:
 			w.now = w.now.Add(w.latest.wait)
 		}
-		w.step(t, false)
+		w.step(t, written)
 	}
 	if w.stored.Status.FinishedTime.After(latest) {
 		t.Fatalf("finished at %s, and should have by %s", w.stored.Status.FinishedTime, latest)
@@ -506,7 +528,7 @@ func (w *world) settle(t *rapid.T) {
 	for _, e := range pendingEvents(w.stored, false) {
 		w.receipts[e.EventID.String()] = audit.Receipt{Recorded: true, Time: w.now}
 	}
-	w.step(t, false)
+	w.step(t, written)
 	equal(t, "all is recorded", settled(w.stored), true)
 	for _, d := range w.stored.Status.Deliveries {
 		ends := 0

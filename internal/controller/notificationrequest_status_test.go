@@ -377,6 +377,15 @@ func TestEventsForPeople(t *testing.T) {
 			before: func(l *lab) { l.block(ops, "ChannelNotFound", "there is none"); l.plan() },
 			after:  func(l *lab) { l.pass(time.Hour); l.plan() },
 		},
+		"no longer blocked": {
+			before: func(l *lab) {
+				l.attempt(ops, transient())
+				l.pass(time.Minute)
+				l.block(ops, "ChannelNotFound", "there is none")
+				l.plan()
+			},
+			after: func(l *lab) { l.channels[ops] = webhook(); l.plan(); l.begin(ops) },
+		},
 		"in doubt and held": {
 			before: func(l *lab) { l.nr.Spec.OnAmbiguous = v1alpha1.AmbiguousHold; l.plan(); l.begin(ops) },
 			after:  func(l *lab) { l.end(ops, unanswered()) },

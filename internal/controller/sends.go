@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -26,7 +27,10 @@ type sends struct {
 	closed   bool
 	attempts map[types.UID]map[string]sendState
 	owners   map[types.UID]types.NamespacedName
-	slots    map[types.NamespacedName]*slots
+	// unsent are the starts of attempts that were not made, since the answer to
+	// the write of their intent was lost: status may hold them all the same.
+	unsent map[types.UID]map[string][]time.Time
+	slots  map[types.NamespacedName]*slots
 }
 
 // slots shares out a channel's places. A request that finds none waits in line;
@@ -43,6 +47,7 @@ func newSends(wake func(types.NamespacedName)) *sends {
 		wake:     wake,
 		attempts: map[types.UID]map[string]sendState{},
 		owners:   map[types.UID]types.NamespacedName{},
+		unsent:   map[types.UID]map[string][]time.Time{},
 		slots:    map[types.NamespacedName]*slots{},
 	}
 }
@@ -143,10 +148,29 @@ func (s *sends) put(request types.NamespacedName, uid types.UID, channel string,
 	s.attempts[uid][channel] = state
 }
 
-// forget drops the outcomes that status now holds.
+// doubtIntent notes that an attempt was not made though status may say so.
+func (s *sends) doubtIntent(request types.NamespacedName, uid types.UID, channel string, started time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unsent[uid] == nil {
+		s.unsent[uid] = map[string][]time.Time{}
+		s.owners[uid] = request
+	}
+	s.unsent[uid][channel] = append(s.unsent[uid][channel], started)
+}
+
+// doubted returns the starts of the attempts that were not made, by channel.
+func (s *sends) doubted(uid types.UID) map[string][]time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.unsent[uid])
+}
+
+// forget drops what a write of status, now that it has succeeded, has settled.
 func (s *sends) forget(uid types.UID, known map[string]sendState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.unsent, uid)
 	for channel, state := range known {
 		if state.done && s.attempts[uid][channel].attempt == state.attempt {
 			delete(s.attempts[uid], channel)
@@ -174,13 +198,14 @@ func (s *sends) drop(request types.NamespacedName) {
 	for uid, owner := range s.owners {
 		if owner == request {
 			maps.DeleteFunc(s.attempts[uid], func(_ string, state sendState) bool { return state.done })
+			delete(s.unsent, uid)
 			s.tidy(uid)
 		}
 	}
 }
 
 func (s *sends) tidy(uid types.UID) {
-	if len(s.attempts[uid]) == 0 {
+	if len(s.attempts[uid]) == 0 && len(s.unsent[uid]) == 0 {
 		delete(s.attempts, uid)
 		delete(s.owners, uid)
 	}

@@ -148,7 +148,9 @@ func TestDrainWaitsForAttemptsThatBeganOrAreAboutTo(t *testing.T) {
 		}
 		s.start(requestKey(1), "1", ops, place, 1, func() outcome { return outcome{attempt: 1} })
 		<-drained
-		slices.SortFunc(left, func(a, b types.NamespacedName) int { return len(a.Name) - len(b.Name) + int(a.Name[8]) - int(b.Name[8]) })
+		slices.SortFunc(left, func(a, b types.NamespacedName) int {
+			return len(a.Name) - len(b.Name) + int(a.Name[8]) - int(b.Name[8])
+		})
 		equal(t, "outcomes that are not in status", left, []types.NamespacedName{requestKey(1), requestKey(2)})
 	})
 }

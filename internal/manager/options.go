@@ -54,7 +54,7 @@ func Main(ctx context.Context, args []string, version string, output io.Writer) 
 	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
 	flags.SetOutput(output)
 	var o Options
-	o.bindFlags(flags)
+	o.BindFlags(flags)
 	config.RegisterFlags(flags)
 	err := flags.Parse(args)
 	switch {
@@ -83,8 +83,8 @@ func Main(ctx context.Context, args []string, version string, output io.Writer) 
 	return Run(logr.NewContext(ctx, logger), api, o)
 }
 
-// bindFlags binds the options to flags with their defaults.
-func (o *Options) bindFlags(fs *flag.FlagSet) {
+// BindFlags binds the options to flags with their defaults.
+func (o *Options) BindFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.DataStorageURL, "datastorage-url", "http://127.0.0.1:8080", "DataStorage's address, `http(s)://host:port`")
 	fs.StringVar(&o.DataStorageCAFile, "datastorage-ca-file", "", "`file` with the certificate authority of DataStorage, PEM; the system's authorities where empty")
 	fs.StringVar(&o.DataStorageTokenFile, "datastorage-token-file", "", "`file` with the bearer token for DataStorage; none is sent where empty")

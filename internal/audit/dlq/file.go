@@ -105,7 +105,8 @@ func (f *File) open(dir string) error {
 		return err
 	}
 	dsn := url.URL{Scheme: "file", Path: path, RawQuery: url.Values{
-		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "journal_size_limit(16777216)"},
+		// Temporary files would need a directory to write to beside dir.
+		"_pragma": {"busy_timeout(5000)", "temp_store(MEMORY)", "journal_mode(WAL)", "synchronous(FULL)", "journal_size_limit(16777216)"},
 		"_txlock": {"immediate"},
 	}.Encode()}
 	f.db, err = sql.Open("sqlite", dsn.String())

@@ -261,6 +261,11 @@ func TestEventsArePutWithAFullSyncAndRemovedWithout(t *testing.T) {
 	if got := level(); got != full {
 		t.Errorf("rejection: synchronous is %d", got)
 	}
+	var temporary int
+	const memory = 2
+	if err := f.db.QueryRow("PRAGMA temp_store").Scan(&temporary); err != nil || temporary != memory {
+		t.Errorf("temp_store is %d, %v", temporary, err)
+	}
 	var mode string
 	if err := f.db.QueryRow("PRAGMA journal_mode").Scan(&mode); err != nil || mode != "wal" {
 		t.Errorf("journal_mode is %s, %v", mode, err)

@@ -60,7 +60,9 @@ func Open(ctx context.Context, databaseURL string) (datastorage.Store, func() er
 }
 
 func connect(path string, connections int, pragmas ...string) (*sql.DB, error) {
-	query := url.Values{"_pragma": append([]string{"busy_timeout(10000)"}, pragmas...)}
+	// A pod's file system is read-only, and SQLite wants to put what a large
+	// statement needs for its own rollback into a temporary file.
+	query := url.Values{"_pragma": append([]string{"busy_timeout(10000)", "temp_store(MEMORY)"}, pragmas...)}
 	if connections == 1 {
 		query.Set("_txlock", "immediate")
 	}
