@@ -41,9 +41,11 @@ e2e: ## Test in the cluster of KUBECONFIG; images are loaded with $E2E_LOAD NAME
 	$$E2E_LOAD localhost/notification-datastorage:e2e bin/datastorage
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./test/e2e
 
-bench: ## Run the benchmarks
+bench: ## Measure, beside limits and marks (BENCH=NAME BENCHTIME=2s BENCH_REQUESTS=1000,10000)
+	@echo "PostgreSQL: $(or $(POSTGRES),not found, its benchmarks are skipped)"
 	@assets=$$($(CONTROLPLANE)) && KUBEBUILDER_ASSETS=$$assets \
-		$(GO) test -run '^$$' -bench . -benchmem ./internal/audit/... ./internal/datastorage/... ./test/bench/...
+		$(GO) test -run '^$$' -bench '$(or $(BENCH),.)' -benchtime $(or $(BENCHTIME),2s) -timeout 30m \
+		./internal/audit/... ./internal/datastorage/... ./test/bench | $(GO) run ./test/bench/table
 
 lint: $(GOLANGCI_LINT) $(KUBE_API_LINTER) ## Run all linters
 	$(GOLANGCI_LINT) run ./...
@@ -71,6 +73,9 @@ build: ## Build static binaries into bin/
 	$(GO) build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
 
 deploy: ## Install into the cluster of KUBECONFIG (MANAGER_IMG=, DATASTORAGE_IMG=)
+	kubectl apply --server-side -f config/default/namespace.yaml
+	kubectl -n notification-system get secret datastorage-tls >/dev/null 2>&1 || \
+		go run ./hack/certs | kubectl apply --server-side -f -
 	$(TOOL) kustomize build config/default | sed \
 		$(if $(MANAGER_IMG),-e 's|image: .*notification-manager:.*|image: $(MANAGER_IMG)|') \
 		$(if $(DATASTORAGE_IMG),-e 's|image: .*notification-datastorage:.*|image: $(DATASTORAGE_IMG)|') \
