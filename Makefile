@@ -81,11 +81,13 @@ deploy: ## Install into the cluster of KUBECONFIG (MANAGER_IMG=, DATASTORAGE_IMG
 		$(if $(DATASTORAGE_IMG),-e 's|image: .*notification-datastorage:.*|image: $(DATASTORAGE_IMG)|') \
 		-e '' | kubectl apply --server-side -f -
 
-undeploy: ## Remove from the cluster of KUBECONFIG, with all requests
+undeploy: ## Remove from the cluster of KUBECONFIG; the namespace stays, with DataStorage's volume
 	@# While the manager runs: it lets no request go before it is audited.
 	! kubectl get crd notificationrequests.notification.kubernaut.ai >/dev/null 2>&1 || \
 		kubectl delete notificationrequests --all --all-namespaces
-	$(TOOL) kustomize build config/default | kubectl delete --ignore-not-found -f -
+	@# The evidence outlives what recorded it, so the namespace and its claims stay.
+	for part in manager datastorage rbac crd; do \
+		$(TOOL) kustomize build config/$$part | kubectl delete --ignore-not-found -f - || exit; done
 
 clean: ## Remove what the build left in the work tree
 	rm -rf bin

@@ -30,7 +30,6 @@ const (
 // Reasons of the other conditions.
 const (
 	ReasonAmbiguous       = "Ambiguous"
-	ReasonConfigInvalid   = "ConfigInvalid"
 	ReasonRecorded        = "Recorded"
 	ReasonRejected        = "Rejected"
 	ReasonConfigResolved  = "ConfigResolved"

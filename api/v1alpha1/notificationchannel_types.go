@@ -80,7 +80,7 @@ type FileChannel struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=255
-	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$')",message="must be a relative path of names that begin with a letter or a digit and go on with letters, digits, '.', '_' and '-'"
 	Directory string `json:"directory,omitempty"`
 }
 
@@ -121,8 +121,8 @@ type ProxyConfig struct {
 
 // NotificationChannelSpec says where messages go and how.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="has type Webhook exactly when it has webhook: set both or neither"
-// +kubebuilder:validation:XValidation:rule="has(self.file) == (self.type == 'File')",message="has type File exactly when it has file: set both or neither"
+// +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.file) == (self.type == 'File')",message="needs file where type is File, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="self.type == 'Webhook' || (!has(self.tls) && !has(self.proxy))",message="has tls or proxy, which only the type Webhook uses: remove them"
 type NotificationChannelSpec struct {
 	// type is Webhook or File. The member of the same name configures it.

@@ -38,6 +38,7 @@ type demo struct {
 	client    client.Client
 	storage   string // DataStorage's address
 	health    string // the manager's probes
+	metrics   string
 }
 
 func (d *demo) run(ctx context.Context, once bool) error {
@@ -68,10 +69,11 @@ Look further, in another terminal:
   kubectl describe nr
   curl '%[2]s/api/v1/audit/events'
   curl '%[3]s/readyz?verbose'
+  curl '%[4]s/metrics'
   tail -f %[1]s/manager.log %[1]s/datastorage.log
 
 Messages to the channel console appear here. Ctrl-C ends it all.
-`, d.dir, d.storage, d.health)
+`, d.dir, d.storage, d.health, d.metrics)
 	<-ctx.Done()
 	return nil
 }
@@ -105,10 +107,16 @@ func (d *demo) startManager(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	metrics, err := freeAddress(ctx, "127.0.0.1:8082")
+	if err != nil {
+		return err
+	}
+	d.metrics = "http://" + metrics
 	d.storage, d.health = "http://"+storage, "http://"+health
 	if err := d.start("manager", "--kubeconfig="+d.path("kubeconfig"), "--datastorage-url="+d.storage,
 		"--dlq-path="+d.path("dlq"), "--file-root="+d.path("files"),
-		"--health-probe-bind-address="+health, "--metrics-bind-address=0"); err != nil {
+		"--health-probe-bind-address="+health, "--metrics-bind-address="+metrics,
+		"--delivery-allow-networks=127.0.0.0/8,::1/128"); err != nil {
 		return err
 	}
 	if err := d.await(ctx, d.health+"/healthz", http.StatusOK); err != nil {

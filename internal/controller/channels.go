@@ -50,7 +50,7 @@ func (c *Channels) lookup(ctx context.Context, nr *v1alpha1.NotificationRequest)
 		switch {
 		case apierrors.IsNotFound(err):
 			known[ref.Name] = channel{blocked: blocked(v1alpha1.ReasonChannelNotFound,
-				"there is no NotificationChannel %s: create it and the message is sent", key)}
+				"there is no NotificationChannel %s: create it", key)}
 			continue
 		case err != nil:
 			known[ref.Name] = channel{blocked: unreadable("the channel", key, err)}

@@ -102,8 +102,8 @@ func TestLookup(t *testing.T) {
 		"idempotent webhook":    {channel: newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.Idempotent = new(true) }), kind: v1alpha1.ChannelWebhook, idempotent: true},
 		"webhook that is not":   {channel: newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.Idempotent = new(false) }), kind: v1alpha1.ChannelWebhook},
 		"file":                  {channel: newChannel(asFile), kind: v1alpha1.ChannelFile, idempotent: true},
-		"missing":               {reason: "ChannelNotFound", message: "there is no NotificationChannel shop/ops: create it and the message is sent"},
-		"not in that namespace": {channel: newChannel(), namespace: "platform", reason: "ChannelNotFound", message: "there is no NotificationChannel platform/ops: create it and the message is sent"},
+		"missing":               {reason: "ChannelNotFound", message: "there is no NotificationChannel shop/ops: create it"},
+		"not in that namespace": {channel: newChannel(), namespace: "platform", reason: "ChannelNotFound", message: "there is no NotificationChannel platform/ops: create it"},
 		"not allowed": {
 			channel: newChannel(inNamespace("warehouse")), namespace: "platform", kind: v1alpha1.ChannelWebhook, reason: "NamespaceNotAllowed",
 			message: "the channel platform/ops does not allow requests of namespace shop: add it to the channel's allowedNamespaces",

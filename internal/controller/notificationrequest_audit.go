@@ -127,7 +127,10 @@ func (b *eventBuilder) end(d *v1alpha1.Delivery) {
 		Channel: d.Channel, ChannelType: d.ChannelType, Attempt: d.Attempts, ContentDigest: d.ContentDigest,
 		ExternalID: d.ExternalID, PossibleDuplicate: d.PossibleDuplicate != nil && *d.PossibleDuplicate,
 	}
-	e := audit.Event{EventAction: "sent"}
+	// A message that was sent has an error where its arrival is in doubt and a
+	// person or the policy has settled that.
+	data.ErrorType, data.Error = string(d.LastError.Class), d.LastError.Reason
+	e := audit.Event{EventAction: "sent", ErrorCode: d.LastError.Code, ErrorMessage: d.LastError.Message}
 	if d.State == v1alpha1.DeliverySent {
 		e.EventType, e.EventOutcome = audit.TypeMessageSent, audit.OutcomeSuccess
 		e.EventTimestamp = d.SentTime.UTC()
@@ -135,8 +138,6 @@ func (b *eventBuilder) end(d *v1alpha1.Delivery) {
 	} else {
 		e.EventType, e.EventOutcome = audit.TypeMessageFailed, audit.OutcomeFailure
 		e.EventTimestamp = d.FailedTime.UTC()
-		e.ErrorCode, e.ErrorMessage = d.LastError.Code, d.LastError.Message
-		data.ErrorType, data.Error = string(d.LastError.Class), d.LastError.Reason
 	}
 	b.add(d.Audit, e, data)
 }

@@ -45,6 +45,7 @@ type bench struct {
 
 	writes   atomic.Int32
 	failNext atomic.Pointer[error] // what the next write of status meets
+	loseNext atomic.Bool           // the next write of status is made, and its answer is lost
 	recorded []audit.Event
 	refuse   error // what Record answers
 	printed  []*delivery.Message
@@ -67,7 +68,11 @@ func newBench(t *testing.T, nr *v1alpha1.NotificationRequest, objects ...client.
 			if err := b.failNext.Swap(nil); err != nil {
 				return *err
 			}
-			return c.SubResource(sub).Patch(ctx, object, patch, opts...)
+			err := c.SubResource(sub).Patch(ctx, object, patch, opts...)
+			if b.loseNext.Swap(false) {
+				return errors.New("connection reset")
+			}
+			return err
 		},
 	})
 	channels, _ := newChannels(t)
@@ -231,6 +236,24 @@ func TestNothingIsSentWithoutTheIntent(t *testing.T) {
 			equal(t, "calls", calls.Load(), int32(0))
 		})
 	}
+}
+
+func TestAttemptWhoseIntentGotNoAnswerIsMadeOnce(t *testing.T) {
+	object, calls := receiver(t, accept)
+	b := newBench(t, newRequest(withPolicy(v1alpha1.AmbiguousHold)), object)
+	b.loseNext.Store(true)
+	if _, err := b.look(); err == nil {
+		t.Error("no error")
+	}
+	equal(t, "state that was written", b.stored().Status.Deliveries[0].State, v1alpha1.DeliveryInFlight)
+	equal(t, "calls", calls.Load(), int32(0))
+	b.mustLook()
+	b.ended()
+	d := b.stored().Status.Deliveries[0]
+	equal(t, "state", d.State, v1alpha1.DeliverySent)
+	equal(t, "attempts", d.Attempts, int32(1))
+	equal(t, "calls", calls.Load(), int32(1))
+	equal(t, "kept", len(b.sends.attempts)+len(b.sends.owners)+len(b.sends.unsent), 0)
 }
 
 func TestOutcomeIsWrittenThoughTheFirstWriteFails(t *testing.T) {

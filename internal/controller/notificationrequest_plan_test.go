@@ -164,6 +164,7 @@ func TestPermanentErrorEndsTheDeliveryAtOnce(t *testing.T) {
 func TestConfigErrorsSpendNoAttempts(t *testing.T) {
 	l := newLab(t, withMaxAttempts(1))
 	for range 4 {
+		l.pass(5 * time.Minute)
 		l.attempt(ops, refused())
 		equal(t, "state", l.delivery(ops).State, v1alpha1.DeliveryRetrying)
 		l.pass(time.Hour)
@@ -184,8 +185,8 @@ func TestConfigErrorWaitsForTheConfiguration(t *testing.T) {
 		l := newLab(t)
 		d := l.attempt(ops, refused())
 		equal(t, "due", d.due, nil)
-		equal(t, "wait", d.wait, 5*time.Second)
-		l.pass(4 * time.Second)
+		equal(t, "wait", d.wait, 5*time.Minute)
+		l.pass(5*time.Minute - time.Second)
 		equal(t, "due", l.plan().due, nil)
 		l.pass(time.Second)
 		equal(t, "due after the delay", l.plan().due, []string{ops})
@@ -278,6 +279,7 @@ func TestBlockThatIsGoneIsNoLongerNamed(t *testing.T) {
 			if n == maxFailures-1 {
 				l.jitter = longest
 			}
+			l.pass(5 * time.Minute)
 			l.attempt(ops, refused())
 		}
 		equal(t, "reason", l.delivery(ops).LastError.Reason, "AuditBacklog")
@@ -287,6 +289,7 @@ func TestBlockThatIsGoneIsNoLongerNamed(t *testing.T) {
 	})
 	t.Run("a refused configuration stays named", func(t *testing.T) {
 		l := newLab(t)
+		l.pass(5 * time.Minute)
 		l.attempt(ops, refused())
 		l.plan()
 		equal(t, "reason", l.delivery(ops).LastError.Reason, delivery.ReasonUnauthorized)
@@ -693,6 +696,7 @@ func TestBackpressureWhereFailuresAreNotRecorded(t *testing.T) {
 	l := newLab(t, withMaxAttempts(20))
 	l.jitter = shortest
 	for range maxFailures {
+		l.pass(5 * time.Minute)
 		l.attempt(ops, refused())
 	}
 	l.pass(time.Minute)
@@ -703,6 +707,7 @@ func TestBackpressureWhereFailuresAreNotRecorded(t *testing.T) {
 	// takes the place of the recorded one.
 	first := l.delivery(ops).AttemptFailures[0].Audit.EventID
 	l.receipts[first] = audit.Receipt{Recorded: true, LogIndex: new(int64(1)), Time: l.now}
+	l.pass(5 * time.Minute)
 	l.attempt(ops, refused())
 	failures := l.delivery(ops).AttemptFailures
 	equal(t, "failures", len(failures), maxFailures)
@@ -717,6 +722,7 @@ func TestTrimmingKeepsWhatIsNotRecorded(t *testing.T) {
 		l := newLab(t)
 		l.jitter = shortest
 		for range maxFailures {
+			l.pass(5 * time.Minute)
 			l.attempt(ops, refused())
 		}
 		return l
@@ -730,6 +736,7 @@ func TestTrimmingKeepsWhatIsNotRecorded(t *testing.T) {
 	t.Run("an old one that is pending stays", func(t *testing.T) {
 		l := fill(t)
 		l.receipts[l.delivery(ops).AttemptFailures[3].Audit.EventID] = audit.Receipt{Recorded: true, Time: l.now}
+		l.pass(5 * time.Minute)
 		l.attempt(ops, refused())
 		equal(t, "attempts", numbers(l), []int32{1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21})
 	})
@@ -737,6 +744,7 @@ func TestTrimmingKeepsWhatIsNotRecorded(t *testing.T) {
 		l := fill(t)
 		l.receipts[l.delivery(ops).AttemptFailures[0].Audit.EventID] = audit.Receipt{Reason: "no", Time: l.now}
 		l.receipts[l.delivery(ops).AttemptFailures[1].Audit.EventID] = audit.Receipt{Recorded: true, Time: l.now}
+		l.pass(5 * time.Minute)
 		l.attempt(ops, refused())
 		equal(t, "first", numbers(l)[:2], []int32{1, 3})
 	})
@@ -746,11 +754,13 @@ func TestRejectedEvidenceDoesNotHoldTheMessageBack(t *testing.T) {
 	l := newLab(t)
 	l.jitter = shortest
 	for range maxFailures {
+		l.pass(5 * time.Minute)
 		l.attempt(ops, refused())
 	}
 	l.reject()
 	l.channels[ops] = channel{kind: v1alpha1.ChannelWebhook, timeout: 10 * time.Second, config: "B"}
 	equal(t, "due", l.plan().due, []string{ops})
+	l.pass(5 * time.Minute)
 	l.attempt(ops, refused())
 	equal(t, "failures", len(l.delivery(ops).AttemptFailures), maxFailures)
 }

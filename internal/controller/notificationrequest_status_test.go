@@ -150,6 +150,7 @@ summary 0/1: 0 sent, 0 failed, 1 pending, 0 audited`,
 		prepare: func(l *lab) {
 			l.jitter = shortest
 			for range maxFailures {
+				l.pass(5 * time.Minute)
 				l.attempt(ops, refused())
 			}
 		},
@@ -273,7 +274,7 @@ func TestConditionsMoveFromOneStateToTheNext(t *testing.T) {
 	find := func(kind string) *metav1.Condition { return meta.FindStatusCondition(l.nr.Status.Conditions, kind) }
 	equal(t, "reconciling", find(v1alpha1.ConditionReconciling), nil)
 	equal(t, "stalled since", find(v1alpha1.ConditionStalled).LastTransitionTime.Time, l.now.Truncate(time.Second))
-	l.pass(time.Minute)
+	l.pass(5 * time.Minute)
 	l.attempt(ops, nil)
 	summarize(l.nr, l.now)
 	equal(t, "stalled", find(v1alpha1.ConditionStalled), nil)

@@ -72,7 +72,7 @@ func block(m *Message) []byte {
 	for _, l := range m.Links {
 		line("link", l.Label+" "+l.URL)
 	}
-	for text := range strings.SplitSeq(visible(strings.ReplaceAll(m.Body, "\r\n", "\n"), true), "\n") {
+	for text := range strings.SplitSeq(visible(strings.TrimRight(strings.ReplaceAll(m.Body, "\r\n", "\n"), "\n"), true), "\n") {
 		b.WriteString(strings.TrimRight("  | "+text, " ") + "\n")
 	}
 	b.WriteString("--- end\n")

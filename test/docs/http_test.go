@@ -1,0 +1,105 @@
+package docs
+
+import (
+	"context"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/go-logr/logr"
+	"github.com/google/go-cmp/cmp"
+
+	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/sqlite"
+)
+
+// TestHTTPExamplesAnswerAsShown runs what the page tells a reader to type, in
+// order and against a server that is empty, and compares the answers with those
+// that the page shows.
+func TestHTTPExamplesAnswerAsShown(t *testing.T) {
+	for _, program := range []string{"bash", "curl", "sed", "sha256sum"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(err)
+		}
+	}
+	page, _, _ := strings.Cut(read(t, docs, "http-api.md"), "\n## Tokens\n")
+	address, dir := serve(t), t.TempDir()
+	shown := 0
+	for _, block := range fenced.FindAllStringSubmatch(page, -1) {
+		switch {
+		case block[1] == "console":
+			for step := range strings.SplitSeq(strings.TrimPrefix(block[2], "$ "), "\n$ ") {
+				command, answer := parts(step)
+				if diff := cmp.Diff(masked(answer), masked(run(t, dir, address, command))); diff != "" {
+					t.Errorf("%s\nshown (-) and answered (+):\n%s", command, diff)
+				}
+				shown++
+			}
+		case block[1] == "sh" && !strings.Contains(block[2], "make build"):
+			run(t, dir, address, block[2])
+		}
+	}
+	if shown < 10 {
+		t.Errorf("ran %d examples only", shown)
+	}
+}
+
+// parts parts a command, which goes on after a line that ends in |, from what it
+// prints.
+func parts(step string) (command, answer string) {
+	lines := strings.SplitAfter(step, "\n")
+	n := 1
+	for strings.HasSuffix(lines[n-1], "|\n") {
+		n++
+	}
+	return strings.Join(lines[:n], ""), strings.Join(lines[n:], "")
+}
+
+var changing = regexp.MustCompile(`"(instance|recorded_at)":"[^"]*"`)
+
+// masked leaves out what differs from run to run.
+func masked(answer string) string {
+	return strings.TrimSpace(changing.ReplaceAllString(answer, `"$1":""`))
+}
+
+func run(t *testing.T, dir, address, command string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", strings.ReplaceAll(command, "127.0.0.1:8080", address))
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s\n%v", command, err)
+	}
+	return string(out)
+}
+
+// serve runs DataStorage on an empty database until the test ends.
+func serve(t *testing.T) string {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	ended, listening := make(chan error, 1), make(chan string, 1)
+	go func() {
+		ended <- datastorage.Run(ctx, datastorage.Options{
+			Listen: "127.0.0.1:0", DatabaseURL: "sqlite:" + filepath.Join(t.TempDir(), "datastorage.db"), Auth: "none",
+			Openers: map[string]datastorage.Opener{"sqlite": sqlite.Open}, Log: logr.Discard(),
+			Listening: func(address net.Addr) { listening <- address.String() },
+		})
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case address := <-listening:
+		return address
+	case err := <-ended:
+		ended <- nil
+		t.Fatal(err)
+		return ""
+	}
+}
