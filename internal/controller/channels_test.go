@@ -462,7 +462,7 @@ func TestChannelHealthIsWrittenAtMostEveryHalfMinute(t *testing.T) {
 		}
 		return n
 	}
-	at := func(d time.Duration) time.Time { return born.Add(d) }
+	at := born.Add
 	object := newChannel()
 	note := func(d time.Duration, err *delivery.Error) { h.note(place, outcome{finished: at(d), err: err}) }
 	apply := func(d time.Duration) time.Duration { return h.apply(object, at(d)) }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/uuid"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -39,7 +38,7 @@ func TestEventsSayWhatTheContractSays(t *testing.T) {
 		nr.Spec.Severity, nr.Spec.CorrelationID = "bad", "incident-9"
 	})
 	uid := string(nr.UID)
-	id := func(parts ...string) uuid.UUID { return audit.EventID(parts...) }
+	id := audit.EventID
 	base := audit.Event{
 		Version: "1.0", EventCategory: "notification", ActorType: "service", ActorID: "notification-controller",
 		ResourceType: "NotificationRequest", ResourceID: "order-7", CorrelationID: "incident-9", Namespace: "shop", Severity: "bad",

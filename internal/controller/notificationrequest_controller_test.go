@@ -110,10 +110,10 @@ func (b *bench) mustLook() time.Duration {
 }
 
 // ended waits for an attempt to end and looks at the request.
-func (b *bench) ended() time.Duration {
+func (b *bench) ended() {
 	b.t.Helper()
 	b.wait()
-	return b.mustLook()
+	b.mustLook()
 }
 
 // wait returns the request that is woken next.

@@ -52,7 +52,7 @@ kind: NotificationChannel
 metadata: {name: theirs, namespace: default}
 spec: {type: Webhook, webhook: {url: "`+s.sink.URL+`/theirs"}}
 `, "apply", "-f", "-")
-	defer s.try("delete", "nch", "theirs", "-n", "default")
+	defer func() { _, _ = s.try("delete", "nch", "theirs", "-n", "default") }()
 	s.kubectlInput(manifest("not-allowed", `{subject: a, body: b, channels: [{name: theirs, namespace: default}]}`), "apply", "-f", "-")
 	for name, reason := range map[string]string{
 		"no-channel": v1alpha1.ReasonChannelNotFound, "no-secret": v1alpha1.ReasonSecretNotFound, "not-allowed": v1alpha1.ReasonNotAllowed,

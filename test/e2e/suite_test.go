@@ -189,15 +189,15 @@ metadata: {name: auditor, namespace: %[4]s}
 // remove takes everything out of the cluster, requests first: they go when their
 // events are recorded, or at once where nobody is left to record them.
 func (s *suite) remove() {
-	s.try("delete", "notificationrequests", "--all", "-n", namespace, "--wait=false")
+	_, _ = s.try("delete", "notificationrequests", "--all", "-n", namespace, "--wait=false")
 	if out, err := s.try("get", "notificationrequests", "-n", namespace, "-o", "name"); err == nil {
 		for name := range strings.FieldsSeq(out) {
-			s.try("patch", name, "-n", namespace, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+			_, _ = s.try("patch", name, "-n", namespace, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
 		}
 	}
-	s.try("delete", "namespace", namespace, system, "--ignore-not-found")
-	s.try("delete", "persistentvolume", "notification-e2e-datastorage", "--ignore-not-found")
-	s.try("delete", "clusterrolebinding", "notification-e2e-auditor", "notification-e2e-writer", "--ignore-not-found")
+	_, _ = s.try("delete", "namespace", namespace, system, "--ignore-not-found")
+	_, _ = s.try("delete", "persistentvolume", "notification-e2e-datastorage", "--ignore-not-found")
+	_, _ = s.try("delete", "clusterrolebinding", "notification-e2e-auditor", "notification-e2e-writer", "--ignore-not-found")
 }
 
 // nodeAddress is an address of this machine that pods can reach: the node's own,

@@ -224,9 +224,9 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 		where = append(where, "(event_timestamp, log_index) < (?, ?)")
 		args = append(args, filter.After.Micros, filter.After.LogIndex)
 	}
+	//nolint:gosec // made of constant texts; values go in as arguments
 	statement := "SELECT log_index, event_timestamp, recorded_at, leaf_hash, event FROM audit_events WHERE " +
 		strings.Join(where, " AND ") + " ORDER BY event_timestamp DESC, log_index DESC LIMIT ? OFFSET ?"
-	//nolint:gosec // of constant texts; values go in as arguments
 	rows, err := tx.QueryContext(ctx, statement, append(args, filter.Limit+1, filter.Offset)...)
 	if err != nil {
 		return page, fmt.Errorf("read events: %w", err)
