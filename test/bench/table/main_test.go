@@ -1,0 +1,63 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const output = `goos: linux
+pkg: example.org/internal/audit
+BenchmarkRecord-2   	 1000000	      2001 ns/op	     300 B/op	       2 allocs/op
+PASS
+ok  	example.org/internal/audit	1.2s
+pkg: example.org/internal/datastorage/postgres
+BenchmarkAppend/raw/batch=100-2   	 10	     43210.4 events/s
+pkg: example.org/test/bench
+  100 of 1000 requests audited after 1s
+BenchmarkEvents/postgres/batch=100-2   	 1000	     123 events/batch	     5000 events/s
+BenchmarkRequests/n=1000-2   	 1	  12.34 cpu-ms/request	  400 patches/s	  150.2 requests/s	  3.991 writes/request
+`
+
+func TestTheTableSetsValuesBesideTheirLimitsAndMarks(t *testing.T) {
+	var passedOn, table strings.Builder
+	results, err := read(strings.NewReader(output), &passedOn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(output, passedOn.String()); diff != "" {
+		t.Errorf("passed on (-want +got):\n%s", diff)
+	}
+	if err := show(&table, results); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+WHAT                                                       MEASURED   LIMIT BESIDE IT           MARK                    ORIGINAL
+Record, ns                                                 2,001                                at most 2,000: MISSED   21,000
+Record, allocations                                        2                                    at most 3: met          110
+PostgreSQL, batch 100: events/s, Record to committed row   5,000      43,210 bare inserts       at least 5,000: met     500
+1,000 requests: requests/s, created to audited             150        400 bare status patches                           34
+1,000 requests: API writes for each                        3.99                                 at most 4: met          7.9
+1,000 requests: manager's processor ms for each            12.3
+`
+	if diff := cmp.Diff(want, table.String()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+}
+
+func TestAFailedOrEmptyRunIsAnError(t *testing.T) {
+	for _, line := range []string{
+		"--- FAIL: BenchmarkRecord",
+		"FAIL\texample.org/internal/audit [build failed]",
+		"BenchmarkRecord-2 1 many ns/op",
+	} {
+		if _, err := read(strings.NewReader(output+line+"\n"), io.Discard); err == nil {
+			t.Errorf("no error for a run with the line %q", line)
+		}
+	}
+	if err := show(io.Discard, nil); err == nil {
+		t.Error("no error where nothing was measured")
+	}
+}
