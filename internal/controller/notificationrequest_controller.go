@@ -28,6 +28,8 @@ const (
 	// to the audit store again. The store keeps what it has taken, so this matters
 	// only where an acknowledgement went astray.
 	auditCheck = 5 * time.Minute
+	// auditRetry is when to come back with events that the audit store did not take.
+	auditRetry = 5 * time.Second
 )
 
 // NotificationRequestReconciler delivers the messages of NotificationRequests.
@@ -106,6 +108,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	base := nr.DeepCopy()
 	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
 	d := p.plan(nr)
+	p.unsent = nil // taken back once, an attempt may begin again
 	var begun []attempt
 	if !stopping {
 		if slices.Contains(d.due, v1alpha1.ConsoleChannel) {
@@ -126,7 +129,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		r.giveUp(nr, begun, err)
 		return ctrl.Result{}, err
 	}
-	r.sends.forget(nr.UID, p.sends)
+	r.sends.forget(nr.UID, p.sends, nr.ResourceVersion != base.ResourceVersion)
 	r.receipts.forget(key, p.receipts)
 	r.start(ctx, nr, begun)
 	r.publish(nr, &base.Status)
@@ -162,15 +165,18 @@ func (r *NotificationRequestReconciler) conclude(ctx context.Context, nr *v1alph
 		if _, ok := answered[e.EventID.String()]; ok {
 			continue // the answer came after this step had begun, and the next step takes it
 		}
+		again := auditCheck
 		if err := r.Record(e); err != nil {
 			errs = append(errs, fmt.Errorf("record %s: %w", e.EventType, err))
+			again = auditRetry
 		}
-		if wait == 0 || wait > auditCheck {
-			wait = auditCheck
+		if wait == 0 || wait > again {
+			wait = again
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return ctrl.Result{}, err
+		// No error of the step: its backoff would hold up the deliveries too.
+		log.FromContext(ctx).Error(err, "Events were not taken by the audit store and stay pending in status")
 	}
 	return ctrl.Result{RequeueAfter: wait}, nil
 }

@@ -18,6 +18,8 @@ const (
 	outcomeGrace = 30 * time.Second
 	// maxFailures is how many failed attempts status keeps.
 	maxFailures = 20
+	// reasonAuditBacklog is why a delivery waits for the audit events of others.
+	reasonAuditBacklog = "AuditBacklog"
 	// recheck is when to look again at what could not be read.
 	recheck = 30 * time.Second
 )
@@ -164,8 +166,8 @@ func (d *decision) look(now, at time.Time) {
 
 // ready finds out whether a delivery that waits for its next attempt may begin it.
 func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery, ch channel, d *decision) {
-	if dl.HeldConfig == "" {
-		// What blocked the channel when last looked at may be gone.
+	if dl.HeldConfig == "" || dl.LastError.Reason == reasonAuditBacklog {
+		// What was in the way when last looked at may be gone.
 		dl.LastError = lastAttemptError(dl)
 	}
 	switch {
@@ -179,7 +181,7 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 		}
 	case full(dl):
 		dl.LastError = v1alpha1.DeliveryError{
-			Class: v1alpha1.ErrorTransient, Reason: "AuditBacklog",
+			Class: v1alpha1.ErrorTransient, Reason: reasonAuditBacklog,
 			Message: fmt.Sprintf("%d failed attempts are not recorded in DataStorage yet; the next one waits for that", maxFailures),
 		}
 	case dl.HeldConfig != "" && dl.HeldConfig != ch.config:

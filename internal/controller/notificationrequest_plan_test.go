@@ -272,7 +272,6 @@ func TestBlockThatIsGoneIsNoLongerNamed(t *testing.T) {
 		equal(t, "reason", l.delivery(ops).LastError.Reason, "")
 	})
 	t.Run("once the backlog of a refused channel is recorded", func(t *testing.T) {
-		t.Skip("bug: heldConfig keeps AuditBacklog in lastError until the next attempt")
 		l := newLab(t)
 		l.jitter = shortest
 		for n := range maxFailures {

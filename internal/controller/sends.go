@@ -166,11 +166,14 @@ func (s *sends) doubted(uid types.UID) map[string][]time.Time {
 	return maps.Clone(s.unsent[uid])
 }
 
-// forget drops what a write of status, now that it has succeeded, has settled.
-func (s *sends) forget(uid types.UID, known map[string]sendState) {
+// forget drops the outcomes that status now holds and, where status was written,
+// the intents that were in doubt until then.
+func (s *sends) forget(uid types.UID, known map[string]sendState, written bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.unsent, uid)
+	if written {
+		delete(s.unsent, uid)
+	}
 	for channel, state := range known {
 		if state.done && s.attempts[uid][channel].attempt == state.attempt {
 			delete(s.attempts[uid], channel)

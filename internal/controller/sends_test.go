@@ -98,7 +98,7 @@ func TestOutcomeIsKeptUntilStatusHoldsIt(t *testing.T) {
 	put("b", 1, true)
 	put("c", 2, false)
 	equal(t, "what was handed out", known["b"].done, false)
-	s.forget(uid, known)
+	s.forget(uid, known, true)
 	left := s.of(uid)
 	equal(t, "in status", left["a"].attempt, 0)
 	equal(t, "came since", left["b"].done, true)
@@ -110,9 +110,9 @@ func TestOutcomeIsKeptUntilStatusHoldsIt(t *testing.T) {
 	s.drop(key)
 	equal(t, "channels with an attempt that still runs", len(s.of(uid)), 1)
 	put("c", 2, true)
-	s.forget(uid, s.of(uid))
+	s.forget(uid, s.of(uid), true)
 	equal(t, "requests", len(s.attempts)+len(s.owners), 0)
-	s.forget(uid, known)
+	s.forget(uid, known, true)
 	equal(t, "requests", len(s.attempts)+len(s.owners), 0)
 }
 
@@ -180,7 +180,7 @@ func TestEveryRequestGetsItsTurn(t *testing.T) {
 			known := s.of(uid)
 			if state, ok := known[ops]; ok {
 				if state.done {
-					s.forget(uid, known)
+					s.forget(uid, known, true)
 					handled(key)
 				}
 				return
