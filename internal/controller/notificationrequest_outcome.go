@@ -64,7 +64,7 @@ func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, c
 		d.HeldConfig = o.config
 		// Only a person can mend it, and the change is noticed; this is for what is
 		// mended elsewhere.
-		p.again(nr, d, o.finished, max(o.err.RetryAfter, nr.Spec.Retry.MaxDelay.Value()))
+		p.again(nr, d, o.finished, max(o.err.RetryAfter, nr.Spec.Retry.MaxDelay.Value(), recheck))
 	default:
 		fail(nr, d, failure, o.finished)
 		p.again(nr, d, o.finished, o.err.RetryAfter)

@@ -181,6 +181,12 @@ func TestConfigErrorWaitsForTheConfiguration(t *testing.T) {
 		ch.config = "B"
 		l.channels[ops] = ch
 	}
+	t.Run("not hammered though the policy is impatient", func(t *testing.T) {
+		l := newLab(t, func(nr *v1alpha1.NotificationRequest) {
+			nr.Spec.Retry.InitialDelay, nr.Spec.Retry.MaxDelay = "1ms", "1ms"
+		})
+		equal(t, "wait", l.attempt(ops, refused()).wait, recheck)
+	})
 	t.Run("held while nothing changes", func(t *testing.T) {
 		l := newLab(t)
 		d := l.attempt(ops, refused())

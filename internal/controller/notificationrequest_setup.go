@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -54,7 +55,7 @@ func (r *NotificationRequestReconciler) SetupWithManager(mgr ctrl.Manager, gate 
 		Named("notificationrequest").
 		// Status is written by this controller alone and says nothing new to it.
 		For(&v1alpha1.NotificationRequest{}, builder.WithPredicates(predicate.Or(
-			predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
+			predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, letGo))).
 		Watches(&v1alpha1.NotificationChannel{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfChannel),
 			builder.WithPredicates(predicate.GenerationChangedPredicate{}, news)).
 		WatchesMetadata(secretMetadata.DeepCopy(), handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret),
@@ -83,6 +84,19 @@ func (r *NotificationRequestReconciler) OnReceipts(all []audit.Receipt) {
 // news lets an object's existence at the start pass unnoticed: every request is
 // looked at then anyway.
 var news = predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return !e.IsInInitialList }}
+
+// letGo notices that somebody has taken away what holds a request that is not
+// settled, as kubectl replace does with a manifest that lacks it.
+var letGo = predicate.Funcs{
+	CreateFunc:  func(event.CreateEvent) bool { return false },
+	DeleteFunc:  func(event.DeleteEvent) bool { return false },
+	GenericFunc: func(event.GenericEvent) bool { return false },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		nr, ok := e.ObjectNew.(*v1alpha1.NotificationRequest)
+		return ok && !controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) &&
+			controllerutil.ContainsFinalizer(e.ObjectOld, v1alpha1.Finalizer) && !settled(nr)
+	},
+}
 
 // waker has requests looked at again once the controller has started.
 type waker struct {
