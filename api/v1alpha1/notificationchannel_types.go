@@ -75,8 +75,8 @@ type WebhookChannel struct {
 
 // FileChannel writes each message as a JSON file of its own.
 type FileChannel struct {
-	// directory is where the files go, beneath the directory that the controller's
-	// flag --file-root names, for example team-a/incidents.
+	// directory is where the files go, beneath a directory of the channel's namespace
+	// in the one that the controller's flag --file-root names, for example incidents.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=255

@@ -164,6 +164,11 @@ type Delivery struct {
 	// +required
 	State DeliveryState `json:"state,omitempty"`
 
+	// idempotent says whether the channel acts once on a message that it is sent
+	// twice, as configured when the latest attempt began.
+	// +optional
+	Idempotent *bool `json:"idempotent,omitempty"`
+
 	// attempts is how often the message was sent, whatever came of it.
 	// +optional
 	// +kubebuilder:validation:Minimum=1

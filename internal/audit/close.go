@@ -57,7 +57,7 @@ func (s *Store) close(ctx context.Context) error {
 func (s *Store) spillRest() error {
 	s.mu.Lock()
 	rest := s.pending
-	s.pending = nil
+	s.pending, s.bytes = nil, 0
 	s.mu.Unlock()
 	if len(rest) == 0 {
 		return nil

@@ -31,6 +31,9 @@ type PostError struct {
 	Reason     string
 	RetryAfter time.Duration // 0 where the answer did not say
 	Faults     []Fault       // the events that the answer points at
+	// Foreign says that the answer is no problem document, and so of somebody
+	// between here and DataStorage, who knows nothing of the events.
+	Foreign bool
 }
 
 func (e *PostError) Error() string {
@@ -93,6 +96,9 @@ func judge(batch []Event, ack Ack, err error, now time.Time) (verdict, error) {
 	}
 	answer, ok := errors.AsType[*PostError](err)
 	if !ok {
+		return verdict{}, err
+	}
+	if answer.Foreign && (answer.Status != http.StatusRequestEntityTooLarge || len(batch) == 1) {
 		return verdict{}, err
 	}
 	switch answer.Status {

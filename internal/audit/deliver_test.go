@@ -13,6 +13,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+func TestAStrangersRefusalIsNoVerdict(t *testing.T) {
+	for _, status := range []int{400, 409, 413, 422} {
+		answer := &PostError{Status: status, Reason: "Bad Request", Foreign: true}
+		if v, err := judge(events(0, 1), Ack{}, answer, time.Now()); !errors.Is(err, answer) || len(v.rejected) > 0 {
+			t.Errorf("%d: verdict %+v, error %v; want the error alone", status, v, err)
+		}
+	}
+	// A proxy may well have a smaller limit than DataStorage.
+	tooLarge := &PostError{Status: 413, Foreign: true}
+	if v, err := judge(events(0, 2), Ack{}, tooLarge, time.Now()); err != nil || len(v.again) != 2 {
+		t.Errorf("verdict %+v, error %v; want two halves", v, err)
+	}
+}
+
 func TestOnlyAVerdictOnTheEventsIsTakenForOne(t *testing.T) {
 	transient := []int{301, 307, 401, 403, 404, 405, 408, 415, 425, 429, 500, 501, 502, 503, 504, 599}
 	for _, status := range transient {

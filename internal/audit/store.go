@@ -18,6 +18,11 @@ import (
 const (
 	// maxBatch is the most events that DataStorage takes in one request.
 	maxBatch = 1000
+	// maxBatchBytes keeps a request below the 5 MiB that DataStorage takes, and
+	// maxBufferBytes what waits in memory within the limits of a pod, however
+	// large the events are. Both count what eventBytes does.
+	maxBatchBytes  = 4 << 20
+	maxBufferBytes = 16 << 20
 	// dlqTimeout bounds one call of the DLQ. The calls do not end with the
 	// context of whoever makes them: a write that is cut off leaves open whether
 	// it was made, and the counts could not be kept.
@@ -129,6 +134,7 @@ type Store struct {
 	// mu guards all below. No call leaves the package while it is held.
 	mu       sync.Mutex
 	pending  []Event
+	bytes    int                    // of pending
 	held     map[uuid.UUID]struct{} // pending, in flight or being replayed
 	inFlight int                    // batches, without the replay
 	sealed   bool                   // Close has begun: nothing is added to pending
@@ -180,7 +186,7 @@ func (s *Store) Record(e Event) error {
 		return fmt.Errorf("record audit event %s: %s", e.EventID, joinViolations(broken))
 	}
 	s.mu.Lock()
-	if s.sealed || len(s.pending) >= s.cfg.BufferSize {
+	if s.sealed || len(s.pending) >= s.cfg.BufferSize || s.bytes+eventBytes(&e) > maxBufferBytes {
 		_, known := s.held[e.EventID]
 		s.mu.Unlock()
 		if known {
@@ -195,6 +201,7 @@ func (s *Store) Record(e Event) error {
 		return nil
 	}
 	s.pending = append(s.pending, e)
+	s.bytes += eventBytes(&e)
 	s.counts.Recorded++
 	s.counts.Buffered++
 	full := len(s.pending) >= s.cfg.BatchSize
@@ -336,7 +343,12 @@ func (s *Store) release(events []Event) {
 
 // take is called with mu held.
 func (s *Store) take() []Event {
-	n := min(len(s.pending), maxBatch)
+	n, bytes := 0, 0
+	for n < min(len(s.pending), maxBatch) && (n == 0 || bytes+eventBytes(&s.pending[n]) <= maxBatchBytes) {
+		bytes += eventBytes(&s.pending[n])
+		n++
+	}
+	s.bytes -= bytes
 	batch := s.pending[:n:n]
 	s.pending = s.pending[n:]
 	if len(s.pending) == 0 {
@@ -350,7 +362,13 @@ func (s *Store) giveBack(events []Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pending = slices.Concat(events, s.pending)
+	for i := range events {
+		s.bytes += eventBytes(&events[i])
+	}
 }
+
+// eventBytes is about how much memory, and JSON, an event takes.
+func eventBytes(e *Event) int { return len(e.EventData) + len(e.ErrorMessage) + 1024 }
 
 // Stats returns the counts of one moment.
 func (s *Store) Stats() Stats {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -119,7 +120,7 @@ func (c *Channels) sender(ctx context.Context, object *v1alpha1.NotificationChan
 	secrets := secretReader{ctx: ctx, reader: c.Secrets, namespace: object.Namespace, secrets: map[string]*corev1.Secret{}}
 	spec := object.Spec
 	if spec.Type == v1alpha1.ChannelFile {
-		return delivery.NewFile(c.FileRoot, spec.File.Directory)
+		return delivery.NewFile(c.FileRoot, filepath.Join(object.Namespace, spec.File.Directory))
 	}
 	endpoint := delivery.Endpoint{
 		URL:     secrets.text(spec.Webhook.URL, spec.Webhook.URLSecretRef),

@@ -318,7 +318,7 @@ func TestSenderWritesFilesBeneathTheRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "file", receipt.ExternalID, "team-a/"+message(newRequest(), ops, 1).Key+".json")
+	equal(t, "file", receipt.ExternalID, "shop/team-a/"+message(newRequest(), ops, 1).Key+".json")
 }
 
 func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {

@@ -28,6 +28,8 @@ const (
 	// to the audit store again. The store keeps what it has taken, so this matters
 	// only where an acknowledgement went astray.
 	auditCheck = 5 * time.Minute
+	// conflictRetry leaves the cache a moment to learn of the write that won.
+	conflictRetry = 20 * time.Millisecond
 	// auditRetry is when to come back with events that the audit store did not take.
 	auditRetry = 5 * time.Second
 )
@@ -68,7 +70,7 @@ func (r *NotificationRequestReconciler) Reconcile(ctx context.Context, req ctrl.
 	result, err := r.reconcile(context.WithoutCancel(ctx), req.NamespacedName, ctx.Err() != nil)
 	if apierrors.IsConflict(err) {
 		// Somebody wrote the object: read it again and decide again.
-		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
+		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}
 	return result, err
 }
@@ -115,7 +117,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 			r.sendToConsole(ctx, nr)
 			p.sends, p.now = r.sends.of(nr.UID), time.Now()
 			second := p.plan(nr)
-			d.due, d.resolved = second.due, append(d.resolved, second.resolved...)
+			d.due = second.due
 		}
 		begun = r.begin(ctx, nr, known, objects, d.due)
 		// What was begun, or could not be, changes when to look again.
@@ -125,7 +127,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		}
 	}
 	summarize(nr, p.now)
-	if err := r.commit(ctx, base, nr, d.resolved); err != nil {
+	if err := r.writeStatus(ctx, base, nr); err != nil {
 		r.giveUp(nr, begun, err)
 		return ctrl.Result{}, err
 	}
@@ -133,19 +135,13 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	r.receipts.forget(key, p.receipts)
 	r.start(ctx, nr, begun)
 	r.publish(nr, &base.Status)
-	return r.conclude(ctx, nr, d.wait)
-}
-
-// commit writes status. The words of a person that it follows are taken off the
-// request first, so that none can be followed twice.
-func (r *NotificationRequestReconciler) commit(ctx context.Context, base, nr *v1alpha1.NotificationRequest, resolved []string) error {
-	if len(resolved) > 0 {
-		if err := r.patch(ctx, base, func() { dropResolutions(base, resolved) }); err != nil {
-			return fmt.Errorf("take off annotation: %w", err)
+	if len(d.spent) > 0 {
+		// What status follows from it is written, so it may go.
+		if err := r.patch(ctx, nr, func() { dropResolutions(nr, d.spent) }); err != nil {
+			return ctrl.Result{}, fmt.Errorf("take off annotation: %w", err)
 		}
-		nr.ResourceVersion, nr.Annotations = base.ResourceVersion, base.Annotations
 	}
-	return r.writeStatus(ctx, base, nr)
+	return r.conclude(ctx, nr, d.wait)
 }
 
 // conclude hands the events that status promises to the audit store, and lets
@@ -235,6 +231,7 @@ func (r *NotificationRequestReconciler) drain(ctx context.Context) error {
 	for _, key := range r.sends.drain() {
 		_, err := r.reconcile(ctx, key, true)
 		for apierrors.IsConflict(err) {
+			<-time.After(conflictRetry)
 			_, err = r.reconcile(ctx, key, true)
 		}
 		if err != nil {

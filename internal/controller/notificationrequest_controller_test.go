@@ -379,6 +379,7 @@ func TestWordOfAPersonIsTakenOffAsItIsFollowed(t *testing.T) {
 			b := newBench(t, nr, object)
 			b.mustLook()
 			equal(t, "annotation", b.stored().Annotations[v1alpha1.ResolveAnnotation], "mail=Sent")
+			b.mustLook()
 			equal(t, "state", b.stored().Status.Deliveries[len(channels)-1].State, v1alpha1.DeliveryInFlight)
 			b.ended()
 			equal(t, "calls", calls.Load(), int32(1))

@@ -17,6 +17,7 @@ import (
 func begin(d *v1alpha1.Delivery, ch channel, now time.Time) {
 	d.State = v1alpha1.DeliveryInFlight
 	d.ChannelType = string(ch.kind)
+	d.Idempotent = new(ch.idempotent)
 	d.Attempts++
 	d.StartedTime = micro(now)
 	d.AttemptDeadline = micro(now.Add(ch.timeout + outcomeGrace))
@@ -37,8 +38,9 @@ func undo(d *v1alpha1.Delivery) {
 // fold takes the outcome of an attempt of this process into status.
 func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, ch channel, o outcome) {
 	d.Attempts = o.attempt
-	if ch.kind != "" {
-		d.ChannelType = string(ch.kind)
+	if d.State != v1alpha1.DeliveryInFlight {
+		// The channel needs no intent, so this is the first that status hears of it.
+		d.ChannelType, d.Idempotent = string(ch.kind), new(ch.idempotent)
 	}
 	d.StartedTime = micro(o.started)
 	d.AttemptDeadline, d.NextAttemptTime, d.HeldConfig = nil, nil, ""
@@ -54,7 +56,7 @@ func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, c
 	}
 	switch o.err.Class {
 	case delivery.Ambiguous:
-		p.doubt(nr, d, ch, failure, o.finished)
+		p.doubt(nr, d, failure, o.finished)
 	case delivery.Permanent:
 		fail(nr, d, failure, o.finished)
 		end(nr, d, failure, o.finished)
@@ -64,22 +66,23 @@ func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, c
 		d.HeldConfig = o.config
 		// Only a person can mend it, and the change is noticed; this is for what is
 		// mended elsewhere.
-		p.again(nr, d, o.finished, max(o.err.RetryAfter, nr.Spec.Retry.MaxDelay.Value(), recheck))
+		p.again(nr, d, o.finished, max(o.err.RetryAfter, nr.Spec.Retry.MaxDelay.Value(), refusedRecheck))
 	default:
 		fail(nr, d, failure, o.finished)
 		p.again(nr, d, o.finished, o.err.RetryAfter)
-		if o.err.MaybeDelivered && !ch.idempotent && !d.State.Final() {
+		if o.err.MaybeDelivered && !idempotent(d) && !d.State.Final() {
 			d.PossibleDuplicate = new(true)
 		}
 	}
 }
 
-// doubt settles an attempt whose outcome nobody can know.
-func (p *planner) doubt(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, ch channel, e v1alpha1.DeliveryError, at time.Time) {
+// doubt settles an attempt whose outcome nobody can know, by what the channel was
+// when it began.
+func (p *planner) doubt(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, e v1alpha1.DeliveryError, at time.Time) {
 	fail(nr, d, e, at)
 	d.AttemptDeadline = nil
 	switch {
-	case ch.idempotent:
+	case idempotent(d):
 		p.again(nr, d, at, 0)
 	case nr.Spec.OnAmbiguous == v1alpha1.AmbiguousAssumeSent:
 		sent(nr, d, at)
@@ -93,10 +96,17 @@ func (p *planner) doubt(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, 
 	}
 }
 
-// resolve takes a person's word for a delivery in doubt, and reports whether
-// there was one.
-func (p *planner) resolve(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery) bool {
-	switch resolution(nr, d.Channel) {
+func idempotent(d *v1alpha1.Delivery) bool { return d.Idempotent != nil && *d.Idempotent }
+
+// resolve takes a person's word for a delivery that is held in doubt. A word is
+// spent with that, or where there is no doubt that it could settle; a delivery
+// goes on once its spent word is gone, so that none is followed twice.
+func (p *planner) resolve(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery) (spent bool) {
+	word := resolution(nr, d.Channel)
+	if d.State != v1alpha1.DeliveryAmbiguous || slices.Contains(p.spent, d.Channel) {
+		return word != ""
+	}
+	switch word {
 	case "Sent":
 		sent(nr, d, p.now)
 	case "Failed":

@@ -22,6 +22,9 @@ const (
 	reasonAuditBacklog = "AuditBacklog"
 	// recheck is when to look again at what could not be read.
 	recheck = 30 * time.Second
+	// refusedRecheck is when, at the earliest, a channel that refused its unchanged
+	// configuration is asked again: each time is an attempt and an audit event.
+	refusedRecheck = 5 * time.Minute
 )
 
 // channel is what the plan needs to know about a channel.
@@ -74,6 +77,8 @@ type planner struct {
 	unsent   map[string][]time.Time
 	receipts map[string]audit.Receipt
 	now      time.Time
+	// spent are the channels whose words earlier plans have followed.
+	spent []string
 	// jitter returns a duration drawn evenly from zero to its argument.
 	jitter func(time.Duration) time.Duration
 }
@@ -84,8 +89,8 @@ type decision struct {
 	due []string
 	// wait is how long nothing is to be done unless something changes, 0 for ever.
 	wait time.Duration
-	// resolved names the channels whose doubt a person's annotation has settled.
-	resolved []string
+	// spent names the channels about which the annotation has nothing more to say.
+	spent []string
 }
 
 // plan brings nr's status up to date with what is known, time included, and says
@@ -120,6 +125,11 @@ func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
 // planDelivery moves one delivery on and adds to d what is to be done about it.
 func (p *planner) planDelivery(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery, d *decision) {
 	ch := p.channels[dl.Channel]
+	spent := p.resolve(nr, dl)
+	if spent {
+		p.spent = append(p.spent, dl.Channel)
+		d.spent = append(d.spent, dl.Channel)
+	}
 	if s, ok := p.sends[dl.Channel]; ok && !s.done {
 		return
 	}
@@ -128,13 +138,10 @@ func (p *planner) planDelivery(nr *v1alpha1.NotificationRequest, dl *v1alpha1.De
 			d.look(p.now, dl.AttemptDeadline.Time)
 			return
 		}
-		p.doubt(nr, dl, ch, v1alpha1.DeliveryError{
+		p.doubt(nr, dl, v1alpha1.DeliveryError{
 			Class: v1alpha1.ErrorAmbiguous, Reason: "OutcomeUnknown",
 			Message: "the controller stopped during the attempt, so nobody knows whether the channel accepted the message",
 		}, p.now)
-	}
-	if dl.State == v1alpha1.DeliveryAmbiguous && p.resolve(nr, dl) {
-		d.resolved = append(d.resolved, dl.Channel)
 	}
 	deadline := deadlineOf(nr)
 	switch {
@@ -151,7 +158,7 @@ func (p *planner) planDelivery(nr *v1alpha1.NotificationRequest, dl *v1alpha1.De
 		}, p.now)
 	default:
 		d.look(p.now, deadline)
-		if dl.State != v1alpha1.DeliveryAmbiguous {
+		if dl.State != v1alpha1.DeliveryAmbiguous && !spent {
 			p.ready(nr, dl, ch, d)
 		}
 	}

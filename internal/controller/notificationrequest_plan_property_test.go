@@ -126,7 +126,7 @@ func (w *world) step(t *rapid.T, write int) {
 		w.report(t, v1alpha1.ConsoleChannel)
 		p.sends = maps.Clone(w.sends)
 		second := w.plan(t, &p, nr)
-		due, d.resolved = second.due, append(d.resolved, second.resolved...)
+		due = second.due
 	}
 	begun := map[string]int32{}
 	for _, channel := range due {
@@ -144,14 +144,11 @@ func (w *world) step(t *rapid.T, write int) {
 		}
 	}
 	if write == conflicted || write == lost {
-		if len(d.resolved) > 0 && rapid.Bool().Draw(t, "annotation written") {
-			dropResolutions(w.stored, d.resolved)
-		}
 		return
 	}
 	w.check(t, nr, after)
-	if len(d.resolved) > 0 {
-		dropResolutions(nr, d.resolved)
+	if len(d.spent) > 0 && write != lostButWritten && rapid.Bool().Draw(t, "annotation taken off") {
+		dropResolutions(nr, d.spent)
 	}
 	w.stored, w.latest = nr, after
 	if write == lostButWritten {
@@ -179,7 +176,7 @@ func (w *world) plan(t *rapid.T, p *planner, nr *v1alpha1.NotificationRequest) d
 	p.jitter = func(time.Duration) time.Duration { t.Fatalf("a second plan draws another wait"); return 0 }
 	again := p.plan(nr)
 	p.jitter = jitter
-	again.resolved = d.resolved
+	again.spent = d.spent
 	if diff := cmp.Diff(d, again, cmp.AllowUnexported(decision{})) + cmp.Diff(once, nr); diff != "" {
 		t.Fatalf("a second plan decides otherwise (-first +second):\n%s", diff)
 	}
@@ -329,7 +326,7 @@ func (w *world) checkWaiting(t *rapid.T, nr *v1alpha1.NotificationRequest, dl *v
 		t.Fatalf("%s is %s and is looked at again in %s, though something ends in %s", dl.Channel, dl.State, d.wait, latest.Sub(w.now))
 	}
 	switch {
-	case slices.Contains(d.due, dl.Channel), dl.State == v1alpha1.DeliveryInFlight, dl.LastError.Class != "":
+	case slices.Contains(d.due, dl.Channel), slices.Contains(d.spent, dl.Channel), dl.State == v1alpha1.DeliveryInFlight, dl.LastError.Class != "":
 	case nr.Spec.Suspend != nil && *nr.Spec.Suspend, nr.Spec.NotBefore != nil && w.now.Before(nr.Spec.NotBefore.Time):
 	default:
 		t.Fatalf("nothing says what %s waits for: %+v", dl.Channel, dl)

@@ -54,7 +54,9 @@ func TestSuccessEndsTheDeliveryForGood(t *testing.T) {
 		func() { l.sends[ops] = sendState{done: true, outcome: outcome{attempt: 2, err: permanent()}} },
 	} {
 		later()
-		equal(t, "decision", fmt.Sprint(l.plan()), fmt.Sprint(decision{}))
+		d := l.plan()
+		d.spent = nil // a word about what has ended is taken off
+		equal(t, "decision", fmt.Sprint(d), fmt.Sprint(decision{}))
 		equal(t, "status", l.nr.Status, *held)
 	}
 }
@@ -185,7 +187,7 @@ func TestConfigErrorWaitsForTheConfiguration(t *testing.T) {
 		l := newLab(t, func(nr *v1alpha1.NotificationRequest) {
 			nr.Spec.Retry.InitialDelay, nr.Spec.Retry.MaxDelay = "1ms", "1ms"
 		})
-		equal(t, "wait", l.attempt(ops, refused()).wait, recheck)
+		equal(t, "wait", l.attempt(ops, refused()).wait, refusedRecheck)
 	})
 	t.Run("held while nothing changes", func(t *testing.T) {
 		l := newLab(t)
@@ -645,18 +647,19 @@ func TestPersonSettlesADoubt(t *testing.T) {
 			d := l.plan()
 			equal(t, "state", l.delivery(ops).State, c.state)
 			if !c.resolved {
-				equal(t, "resolved", d.resolved, nil)
+				equal(t, "resolved", d.spent, nil)
 				return
 			}
-			equal(t, "resolved", d.resolved, []string{ops})
-			dropResolutions(l.nr, d.resolved)
+			equal(t, "spent", d.spent, []string{ops})
+			equal(t, "due while the word is there", d.due, nil)
+			dropResolutions(l.nr, d.spent)
 			if c.left == "" {
 				equal(t, "annotations", l.nr.Annotations, map[string]string{"other": "kept"})
 			} else {
 				equal(t, "annotation", strings.ReplaceAll(l.nr.Annotations[v1alpha1.ResolveAnnotation], " ", ""), c.left)
 			}
 			if c.state == v1alpha1.DeliveryRetrying {
-				equal(t, "due", d.due, []string{ops})
+				equal(t, "due", l.plan().due, []string{ops})
 				equal(t, "possible duplicate", l.delivery(ops).PossibleDuplicate, new(true))
 				return
 			}
@@ -675,11 +678,11 @@ func TestPersonSettlesSeveralDoubtsAtOnce(t *testing.T) {
 	}
 	l.nr.Annotations = map[string]string{v1alpha1.ResolveAnnotation: "c=Failed,a=Sent"}
 	d := l.plan()
-	equal(t, "resolved", d.resolved, []string{"a", "c"})
+	equal(t, "resolved", d.spent, []string{"a", "c"})
 	equal(t, "a", l.delivery("a").State, v1alpha1.DeliverySent)
 	equal(t, "b", l.delivery("b").State, v1alpha1.DeliveryAmbiguous)
 	equal(t, "c", l.delivery("c").State, v1alpha1.DeliveryFailed)
-	dropResolutions(l.nr, d.resolved)
+	dropResolutions(l.nr, d.spent)
 	equal(t, "annotations", l.nr.Annotations, nil)
 }
 
@@ -692,9 +695,17 @@ func TestWordsOfAPersonAreFollowedOnceOnly(t *testing.T) {
 	l.crash()
 	l.nr.Annotations = map[string]string{v1alpha1.ResolveAnnotation: "ops=Retry"}
 	l.pass(time.Minute)
+	// It was given before anybody could know of the doubt, so it settles nothing.
 	d := l.plan()
-	equal(t, "state", l.delivery(ops).State, v1alpha1.DeliveryRetrying)
-	equal(t, "resolved", d.resolved, []string{ops})
+	equal(t, "state", l.delivery(ops).State, v1alpha1.DeliveryAmbiguous)
+	equal(t, "spent", d.spent, []string{ops})
+
+	// A word that could not be taken off after it was followed does nothing more.
+	l.plan()
+	equal(t, "state while it is there", l.delivery(ops).State, v1alpha1.DeliveryRetrying)
+	equal(t, "due while it is there", l.plan().due, nil)
+	dropResolutions(l.nr, []string{ops})
+	equal(t, "due once it is gone", l.plan().due, []string{ops})
 }
 
 func TestBackpressureWhereFailuresAreNotRecorded(t *testing.T) {

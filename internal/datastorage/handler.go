@@ -10,6 +10,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +55,10 @@ type API struct {
 	writes   chan struct{}
 	draining atomic.Bool
 	mux      *http.ServeMux
+
+	probing  sync.Mutex // guards what follows
+	probed   time.Time
+	writable error
 }
 
 // NewAPI returns the API of a store. Without an authorizer everyone may do
@@ -97,11 +102,23 @@ func (a *API) ready(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
 	defer cancel()
-	if err := a.store.CheckWrite(ctx); err != nil {
+	if err := a.probe(ctx); err != nil {
 		retryable(unavailable, "no write can be made: "+err.Error()).write(w)
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+}
+
+// probe tests a write, for all who ask within a second together: anybody may ask,
+// and each test is a transaction of the one writer.
+func (a *API) probe(ctx context.Context) error {
+	a.probing.Lock()
+	defer a.probing.Unlock()
+	if time.Since(a.probed) >= time.Second {
+		a.writable = a.store.CheckWrite(ctx)
+		a.probed = time.Now()
+	}
+	return a.writable
 }
 
 type batchAnswer struct {

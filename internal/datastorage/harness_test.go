@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -109,6 +110,17 @@ func (c *client) do(method, path, body string, header ...string) answer {
 }
 
 func (c *client) get(path string) answer { c.t.Helper(); return c.do(http.MethodGet, path, "") }
+
+// ready asks until /readyz gives an answer of that code: what it found is an
+// answer to all who ask within the next second.
+func (c *client) ready(code int) answer {
+	c.t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; {
+		if a := c.get("/readyz"); a.code == code || time.Now().After(end) {
+			return a.want(c.t, code)
+		}
+	}
+}
 
 func (c *client) post(path, body string, header ...string) answer {
 	c.t.Helper()

@@ -181,7 +181,7 @@ func testOutage(t *testing.T, postgres *storetest.Postgres) {
 	}
 	post(201)
 	postgres.Stop(t)
-	a := c.get("/readyz")
+	a := c.ready(http.StatusServiceUnavailable)
 	if p := a.problem(t, 503, "unavailable"); !strings.Contains(p.Detail, "no write can be made") {
 		t.Errorf("detail is %q", p.Detail)
 	}
@@ -189,7 +189,7 @@ func testOutage(t *testing.T, postgres *storetest.Postgres) {
 	c.get(eventsPath).problem(t, 503, "unavailable")
 	c.get("/livez").want(t, 200)
 	postgres.Start(t)
-	c.get("/readyz").want(t, 200)
+	c.ready(http.StatusOK)
 	post(201)
 	if got := o.count.Load(); got != 6 {
 		t.Errorf("%d events were acknowledged, want 6", got)

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	stdlog "log"
 	"net"
 	"net/netip"
 	"slices"
@@ -155,8 +156,9 @@ func (o *Options) logger() (logr.Logger, error) {
 	if err != nil {
 		return logr.Logger{}, fmt.Errorf("make logger: %w", err)
 	}
-	// What net/http has to say goes to the standard logger.
-	zap.RedirectStdLog(logger)
+	// net/http prints there what arrives on idle connections, which a receiver may
+	// fill with what we sent, secrets included.
+	stdlog.SetOutput(io.Discard)
 	return zapr.NewLogger(logger), nil
 }
 

@@ -195,6 +195,7 @@ func readProblem(resp *http.Response, answer []byte, events int) *audit.PostErro
 		Status:     resp.StatusCode,
 		Reason:     reason(resp, answer),
 		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
+		Foreign:    !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json"),
 	}
 	var body struct {
 		Errors []struct {

@@ -93,11 +93,11 @@ func TestAnswersAreReadAsWhatTheySay(t *testing.T) {
 			name: "conflict", status: 409, body: `{"detail":"other content","errors":[{"pointer":"/0/event_id","detail":"is stored","log_index":12,"stored":{"event_type":"t","notification_uid":"u","channel":"c","attempt":2,"content_digest":"d"}}]}`,
 			want: &audit.PostError{Status: 409, Reason: "other content", Faults: []audit.Fault{{Index: 0, Detail: "/event_id is stored", Stored: &audit.Stored{LogIndex: 12, Facts: stored}}}},
 		},
-		{name: "too large", status: 413, want: &audit.PostError{Status: 413, Reason: "Request Entity Too Large"}},
-		{name: "slow down", status: 429, header: "7", want: &audit.PostError{Status: 429, Reason: "Too Many Requests", RetryAfter: 7 * time.Second}},
-		{name: "slow down, negative", status: 429, header: "-7", want: &audit.PostError{Status: 429, Reason: "Too Many Requests"}},
-		{name: "unavailable", status: 503, body: strings.Repeat("long ", 1000), want: &audit.PostError{Status: 503, Reason: strings.Repeat("long ", 51) + "l"}},
-		{name: "redirect", status: 307, body: "moved", want: &audit.PostError{Status: 307, Reason: "redirects are not followed"}},
+		{name: "too large", status: 413, want: &audit.PostError{Status: 413, Reason: "Request Entity Too Large", Foreign: true}},
+		{name: "slow down", status: 429, header: "7", want: &audit.PostError{Status: 429, Reason: "Too Many Requests", RetryAfter: 7 * time.Second, Foreign: true}},
+		{name: "slow down, negative", status: 429, header: "-7", want: &audit.PostError{Status: 429, Reason: "Too Many Requests", Foreign: true}},
+		{name: "unavailable", status: 503, body: strings.Repeat("long ", 1000), want: &audit.PostError{Status: 503, Reason: strings.Repeat("long ", 51) + "l", Foreign: true}},
+		{name: "redirect", status: 307, body: "moved", want: &audit.PostError{Status: 307, Reason: "redirects are not followed", Foreign: true}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var requests atomic.Int32
@@ -115,6 +115,9 @@ func TestAnswersAreReadAsWhatTheySay(t *testing.T) {
 				}
 				if tc.header != "" {
 					w.Header().Set("Retry-After", tc.header)
+				}
+				if strings.HasPrefix(tc.body, "{\"") && tc.status >= 400 {
+					w.Header().Set("Content-Type", "application/problem+json")
 				}
 				w.WriteHeader(tc.status)
 				io.WriteString(w, tc.body)

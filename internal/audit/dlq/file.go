@@ -261,6 +261,9 @@ func (f *File) Next(ctx context.Context, limit int) ([]audit.Event, error) {
 	return events, nil
 }
 
+// maxNextBytes keeps what is read at a time below what one request may carry.
+const maxNextBytes = 4 << 20
+
 func oldest(ctx context.Context, tx *sql.Tx, limit int) ([]row, error) {
 	rows, err := tx.QueryContext(ctx, "SELECT seq, event_id, payload, sha256 FROM waiting ORDER BY attempts, seq LIMIT ?", limit)
 	if err != nil {
@@ -268,12 +271,13 @@ func oldest(ctx context.Context, tx *sql.Tx, limit int) ([]row, error) {
 	}
 	defer rows.Close()
 	var list []row
-	for rows.Next() {
+	for bytes := 0; bytes < maxNextBytes && rows.Next(); {
 		var r row
 		if err := rows.Scan(&r.seq, &r.id, &r.payload, &r.sum); err != nil {
 			return nil, err
 		}
 		list = append(list, r)
+		bytes += len(r.payload)
 	}
 	return list, rows.Err()
 }
