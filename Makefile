@@ -15,8 +15,7 @@ CONTROLPLANE := go -C hack/controlplane run .
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubernaut-notification/tools
 GOLANGCI_LINT := $(CACHE)/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
 KUBE_API_LINTER := $(CACHE)/kube-api-linter-$(KUBE_API_LINTER_VERSION)/golangci-lint-kube-api-linter
-POSTGRES := $(shell command -v postgres || ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null | tail -n 1)
-REDIS := $(shell command -v redis-server)
+POSTGRES := $(shell command -v initdb || ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null | tail -n 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test e2e bench lint fmt generate manifests verify-generated build deploy undeploy clean
@@ -25,11 +24,10 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: build ## Show it working on this machine until Ctrl-C (ONCE=1: until it is shown)
-	@assets=$$($(CONTROLPLANE)) && KUBEBUILDER_ASSETS=$$assets ONCE=$(ONCE) $(GO) run ./hack/run
+	@assets=$$($(CONTROLPLANE)) && $(GO) build -o bin/demo ./hack/run && KUBEBUILDER_ASSETS=$$assets ONCE=$(ONCE) bin/demo
 
 test: ## Run the unit and integration tests, with a real API server
 	@echo "PostgreSQL: $(or $(POSTGRES),not found, its tests are skipped)"
-	@echo "Redis: $(or $(REDIS),not found, its tests are skipped)"
 	@assets=$$($(CONTROLPLANE)) && echo "control plane: $$assets" && \
 		go -C hack/controlplane test . && KUBEBUILDER_ASSETS=$$assets $(GO) test $(TESTFLAGS) ./...
 
@@ -70,6 +68,7 @@ verify-generated: generate manifests ## Fail where generated files are not what 
 		echo "make verify-generated: run make generate manifests and commit the result" >&2; exit 1; }
 
 build: ## Build static binaries into bin/
+	@test -e bin/manager || echo "Building bin/manager and bin/datastorage; the first time takes some minutes"
 	$(GO) build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
 
 deploy: ## Install into the cluster of KUBECONFIG (MANAGER_IMG=, DATASTORAGE_IMG=)

@@ -4,13 +4,14 @@ import "time"
 
 // Condition types. A condition that is not listed in an object's status is False.
 const (
-	// ConditionReady says whether all is done (a request) or usable (a channel).
+	// ConditionReady says whether every channel has accepted the message (a request)
+	// or the channel can be used.
 	ConditionReady = "Ready"
 	// ConditionReconciling is True while the controller is still at work.
 	ConditionReconciling = "Reconciling"
 	// ConditionStalled is True where nothing will change until a person acts.
 	ConditionStalled = "Stalled"
-	// ConditionDelivered is True once every channel has accepted the message.
+	// ConditionDelivered is a request's Ready, by the name that goes with Audited.
 	ConditionDelivered = "Delivered"
 	// ConditionAudited is True once DataStorage holds every event of a finished request.
 	ConditionAudited = "Audited"
@@ -29,14 +30,14 @@ const (
 
 // Reasons of the other conditions.
 const (
-	ReasonAmbiguous       = "Ambiguous"
-	ReasonRecorded        = "Recorded"
-	ReasonRejected        = "Rejected"
-	ReasonConfigResolved  = "ConfigResolved"
-	ReasonSecretNotFound  = "SecretNotFound"
-	ReasonChannelNotFound = "ChannelNotFound"
-	ReasonNotAllowed      = "NamespaceNotAllowed"
-	ReasonCancelled       = "Cancelled"
+	ReasonAmbiguous           = "Ambiguous"
+	ReasonRecorded            = "Recorded"
+	ReasonRejected            = "Rejected"
+	ReasonConfigResolved      = "ConfigResolved"
+	ReasonSecretNotFound      = "SecretNotFound"
+	ReasonChannelNotFound     = "ChannelNotFound"
+	ReasonNamespaceNotAllowed = "NamespaceNotAllowed"
+	ReasonCancelled           = "Cancelled"
 )
 
 const (

@@ -19,7 +19,7 @@ const (
 // Header is one HTTP header, its value given or kept in a Secret.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.value) != has(self.valueSecretRef)",message="needs exactly one of value and valueSecretRef"
-// +kubebuilder:validation:XValidation:rule="!(self.name.lowerAscii() in ['content-type', 'content-length', 'host', 'user-agent', 'idempotency-key', 'webhook-id', 'webhook-timestamp', 'webhook-signature', 'connection', 'transfer-encoding'])",message="names a header that the controller sets itself: remove it"
+// +kubebuilder:validation:XValidation:rule="!(self.name.lowerAscii() in ['content-type', 'content-length', 'host', 'user-agent', 'idempotency-key', 'webhook-id', 'webhook-timestamp', 'webhook-signature', 'connection', 'transfer-encoding', 'expect', 'keep-alive', 'proxy-authorization', 'proxy-connection', 'te', 'trailer', 'upgrade', 'x-idempotency-key'])",message="names a header that the controller sets itself: remove it"
 type Header struct {
 	// name is the header's name, for example Authorization.
 	// +required
@@ -185,7 +185,8 @@ type ChannelFailure struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type NotificationChannelStatus struct {
-	// conditions hold Ready: whether every Secret that the channel names is there.
+	// conditions hold Ready: whether the configuration is complete, its Secrets
+	// included, and the channel is not suspended.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -39,6 +39,7 @@ type demo struct {
 	storage   string // DataStorage's address
 	health    string // the manager's probes
 	metrics   string
+	lock      *os.File // held while addresses are chosen and not yet listened on
 }
 
 func (d *demo) run(ctx context.Context, once bool) error {
@@ -65,7 +66,7 @@ Look further, in another terminal:
 
   export KUBECONFIG=%[1]s/kubeconfig
   kubectl get nr -w
-  kubectl apply -f config/samples/notification_v1alpha1_minimal.yaml
+  kubectl apply -f config/samples/notification_v1alpha1_two_channels.yaml
   kubectl describe nr
   curl '%[2]s/api/v1/audit/events'
   curl '%[3]s/readyz?verbose'
@@ -99,6 +100,15 @@ func (d *demo) startControlPlane(context.Context) error {
 }
 
 func (d *demo) startManager(ctx context.Context) error {
+	// A second run that starts now must not choose the same ports.
+	lock, err := os.Create(filepath.Join(os.TempDir(), fmt.Sprintf("notification-run-%d.lock", os.Getuid())))
+	if err != nil {
+		return fmt.Errorf("create lock: %w", err)
+	}
+	d.lock = lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("wait for another run to start: %w", err)
+	}
 	storage, err := freeAddress(ctx, "127.0.0.1:30090")
 	if err != nil {
 		return err
@@ -136,7 +146,10 @@ func (d *demo) startDataStorage(ctx context.Context) error {
 	if err := d.await(ctx, d.storage+"/readyz", http.StatusOK); err != nil {
 		return err
 	}
-	return d.await(ctx, d.health+"/readyz", http.StatusOK)
+	if err := d.await(ctx, d.health+"/readyz", http.StatusOK); err != nil {
+		return err
+	}
+	return d.lock.Close()
 }
 
 func (d *demo) apply(ctx context.Context) error {
@@ -188,9 +201,12 @@ func (d *demo) show(ctx context.Context) error {
 // is one event for each channel.
 func (d *demo) showEvents(ctx context.Context, nr *v1alpha1.NotificationRequest) error {
 	query := url.Values{"event_type": {audit.TypeMessageSent}, "resource_id": {nr.Name}, "namespace": {nr.Namespace}}
-	body, _, err := get(ctx, d.storage+"/api/v1/audit/events?"+query.Encode())
+	body, status, err := get(ctx, d.storage+"/api/v1/audit/events?"+query.Encode())
 	if err != nil {
 		return err
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("ask DataStorage for events: it answered %d: %s", status, body)
 	}
 	var page struct {
 		Data []struct {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 )
 
@@ -23,7 +24,7 @@ func run() (code int) {
 	dir, err := os.MkdirTemp("", "notification-run-")
 	if err == nil {
 		d := &demo{dir: dir}
-		err = errors.Join(d.run(ctx, os.Getenv("ONCE") == "1"), d.stop())
+		err = errors.Join(d.run(ctx, !slices.Contains([]string{"", "0"}, os.Getenv("ONCE"))), d.stop())
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "run: %v\nrun: the logs are in %s\n", err, dir)

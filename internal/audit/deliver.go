@@ -21,7 +21,7 @@ type Poster interface {
 
 // Ack is DataStorage's word that it holds a batch.
 type Ack struct {
-	LogIndexes []int64 // one for each event, or nil where the answer did not say
+	LogIndices []int64 // one for each event, or nil where the answer did not say
 	Duplicates int     // events that it held already
 }
 
@@ -54,13 +54,14 @@ type Stored struct {
 }
 
 // Facts are what two builds of one event must agree on, whatever else of it a
-// newer program or another flag has changed.
+// newer program or another flag has changed. DataStorage answers a conflict with
+// those of the event that it holds.
 type Facts struct {
 	EventType       string `json:"event_type"`
-	NotificationUID string `json:"notification_uid"`
-	Channel         string `json:"channel"`
-	Attempt         int    `json:"attempt"`
-	ContentDigest   string `json:"content_digest"`
+	NotificationUID string `json:"notification_uid,omitempty"`
+	Channel         string `json:"channel,omitempty"`
+	Attempt         int    `json:"attempt,omitempty"`
+	ContentDigest   string `json:"content_digest,omitempty"`
 }
 
 // agree reports whether the stored event states the same as e.
@@ -88,8 +89,8 @@ func judge(batch []Event, ack Ack, err error, now time.Time) (verdict, error) {
 		v := verdict{recorded: make([]Receipt, len(batch))}
 		for i := range batch {
 			v.recorded[i] = receipt(&batch[i], now)
-			if len(ack.LogIndexes) == len(batch) {
-				v.recorded[i].LogIndex = new(ack.LogIndexes[i])
+			if ack.LogIndices != nil {
+				v.recorded[i].LogIndex = new(ack.LogIndices[i])
 			}
 		}
 		return v, nil

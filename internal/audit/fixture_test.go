@@ -88,7 +88,7 @@ func (s *server) Post(ctx context.Context, batch []Event) (Ack, error) {
 			ack.Duplicates++
 		}
 		s.rows[e.EventID]++
-		ack.LogIndexes = append(ack.LogIndexes, int64(len(s.rows)-1))
+		ack.LogIndices = append(ack.LogIndices, int64(len(s.rows)-1))
 	}
 	return ack, err
 }

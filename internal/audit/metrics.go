@@ -58,7 +58,7 @@ var figures = []figure{
 	counter("conflicts_total", "Rejected audit events whose ID DataStorage holds with other facts.", func(s Stats) int { return s.Conflicts }),
 	counter("spilled_total", "Audit events put into the dead-letter queue.", func(s Stats) int { return s.Spilled }),
 	counter("replayed_total", "Audit events committed from the dead-letter queue.", func(s Stats) int { return s.Replayed }),
-	counter("retries_total", "Requests that repeated a failed one.", func(s Stats) int { return s.Retried }),
+	counter("retries_total", "Requests to DataStorage that repeated a failed one.", func(s Stats) int { return s.Retried }),
 	counter("failed_batches_total", "Batches that DataStorage did not take and that went to the dead-letter queue.", func(s Stats) int { return s.FailedBatches }),
 	gauge("buffered_events", "Audit events in memory, those in flight included.", func(s Stats) int { return s.Buffered }),
 	gauge("in_flight_batches", "Batches of new audit events in flight.", func(s Stats) int { return s.InFlight }),
@@ -83,12 +83,12 @@ func newMetrics(stats func() Stats) *metrics {
 		stats: stats,
 		size: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "notification_audit_batch_events",
-			Help:    "Audit events in one request.",
+			Help:    "Audit events in one request to DataStorage.",
 			Buckets: []float64{1, 10, 50, 100, 250, 500, 1000},
 		}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "notification_audit_post_duration_seconds",
-			Help:    "Time that one request took.",
+			Help:    "Time that one request to DataStorage took.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 11),
 		}, []string{"outcome"}),
 	}

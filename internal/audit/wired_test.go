@@ -132,7 +132,7 @@ type process struct {
 
 func start(t *testing.T, url, dir string) *process {
 	t.Helper()
-	c, err := client.New(client.Options{URL: url, Timeout: 5 * time.Second})
+	c, err := client.New(client.Options{URL: url})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,8 @@ func (s *Store) Start(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
 
+	// The keys of the lines about the start, the end and a failure are those of the
+	// original system, which people and their tools search its logs for.
 	start, ticks := time.Now(), 0
 	s.log.Info("Audit background writer started", "flush_interval", s.cfg.FlushInterval.String(),
 		"batch_size", s.cfg.BatchSize, "buffer_size", s.cfg.BufferSize, "start_time", start.Format(time.RFC3339Nano))
@@ -284,7 +286,8 @@ func backoff(attempt int) time.Duration {
 	return full/2 + rand.N(full/2+1)
 }
 
-// pause reports false when ctx ended before the time was over or word came early.
+// pause waits for d, or for word on early, which may be nil, and reports false
+// where ctx ended first.
 func pause(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

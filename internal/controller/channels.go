@@ -69,16 +69,16 @@ func (c *Channels) describe(ctx context.Context, namespace string, object *v1alp
 	revision, missing, err := c.revision(ctx, object)
 	ch := channel{
 		kind:       object.Spec.Type,
-		idempotent: object.Spec.Type == v1alpha1.ChannelFile || object.Spec.Webhook != nil && object.Spec.Webhook.Idempotent != nil && *object.Spec.Webhook.Idempotent,
+		idempotent: object.Spec.Type == v1alpha1.ChannelFile || object.Spec.Webhook != nil && isTrue(object.Spec.Webhook.Idempotent),
 		timeout:    object.Spec.Timeout.Value(),
 		config:     revision,
 	}
 	key := client.ObjectKeyFromObject(object)
 	switch {
 	case namespace != object.Namespace && !allows(object, namespace):
-		ch.blocked = blocked(v1alpha1.ReasonNotAllowed,
+		ch.blocked = blocked(v1alpha1.ReasonNamespaceNotAllowed,
 			"the channel %s does not allow requests of namespace %s: add it to the channel's allowedNamespaces", key, namespace)
-	case object.Spec.Suspend != nil && *object.Spec.Suspend:
+	case isTrue(object.Spec.Suspend):
 		ch.blocked = blocked("ChannelSuspended", "the channel %s is suspended: set its suspend to false", key)
 	case err != nil:
 		ch.blocked = unreadable("a Secret of the channel", key, err)
@@ -87,6 +87,9 @@ func (c *Channels) describe(ctx context.Context, namespace string, object *v1alp
 	}
 	return ch
 }
+
+// isTrue reads a field that is false where it is not given.
+func isTrue(field *bool) bool { return field != nil && *field }
 
 func allows(object *v1alpha1.NotificationChannel, namespace string) bool {
 	return slices.Contains(object.Spec.AllowedNamespaces, v1alpha1.NamespaceName(namespace)) ||
@@ -226,6 +229,7 @@ func channelKey(nr *v1alpha1.NotificationRequest, ref v1alpha1.ChannelReference)
 // unreadable blocks one channel, and no other, while something of it cannot be
 // read.
 func unreadable(what string, key types.NamespacedName, err error) v1alpha1.DeliveryError {
+	// The cache of several namespaces has no type for this error.
 	if strings.Contains(err.Error(), "unknown namespace for the cache") {
 		return blocked("NamespaceNotWatched", "the controller does not look at the namespace %s: add it to its --watch-namespaces", key.Namespace)
 	}

@@ -107,7 +107,7 @@ func newLab(t testing.TB, change ...func(*v1alpha1.NotificationRequest)) *lab {
 func (l *lab) plan() decision {
 	l.t.Helper()
 	before := l.nr.DeepCopy()
-	l.planner.spent = nil
+	l.spent = nil
 	d := l.planner.plan(l.nr)
 	once := l.nr.DeepCopy()
 	again := l.planner.plan(l.nr)

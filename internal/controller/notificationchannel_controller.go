@@ -92,13 +92,13 @@ func (r *NotificationChannelReconciler) resolve(ctx context.Context, object *v1a
 		Reason: v1alpha1.ReasonConfigResolved, Message: "the channel's configuration is complete",
 	}
 	_, err := r.Channels.sender(ctx, object)
-	var unusable *delivery.Error
+	unusable, ok := errors.AsType[*delivery.Error](err)
 	switch {
-	case errors.As(err, &unusable):
+	case ok:
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, unusable.Reason, unusable.Message
 	case err != nil:
 		return err
-	case object.Spec.Suspend != nil && *object.Spec.Suspend:
+	case isTrue(object.Spec.Suspend):
 		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, v1alpha1.ReasonSuspended, "suspend is set: messages wait until it is not"
 	}
 	meta.SetStatusCondition(&object.Status.Conditions, ready)
@@ -136,7 +136,7 @@ func (h *ChannelHealth) note(channel types.NamespacedName, o outcome) {
 		c.success = o.finished
 	} else {
 		c.failure = o.finished
-		c.err = v1alpha1.DeliveryError{Class: v1alpha1.ErrorClass(o.err.Class), Reason: o.err.Reason, Code: o.err.Code, Message: o.err.Message}
+		c.err = deliveryError(o.err)
 	}
 	if !c.scheduled {
 		c.scheduled = true

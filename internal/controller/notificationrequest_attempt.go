@@ -50,7 +50,7 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		if err != nil {
 			r.sends.release(key)
 			d.LastError = unreadable("a Secret of the channel", key, err)
-			if unusable := (*delivery.Error)(nil); errors.As(err, &unusable) {
+			if unusable, ok := errors.AsType[*delivery.Error](err); ok {
 				d.LastError = blocked(unusable.Reason, "%s", unusable.Message)
 			}
 			d.HeldConfig = known[d.Channel].config

@@ -126,7 +126,7 @@ func (b *eventBuilder) attempt(d *v1alpha1.Delivery, f v1alpha1.AttemptFailure) 
 func (b *eventBuilder) end(d *v1alpha1.Delivery) {
 	data := eventData{
 		Channel: d.Channel, ChannelType: d.ChannelType, Attempt: d.Attempts, ContentDigest: d.ContentDigest,
-		ExternalID: d.ExternalID, PossibleDuplicate: d.PossibleDuplicate != nil && *d.PossibleDuplicate,
+		ExternalID: d.ExternalID, PossibleDuplicate: isTrue(d.PossibleDuplicate),
 	}
 	// A message that was sent has an error where its arrival is in doubt and a
 	// person or the policy has settled that.

@@ -51,9 +51,7 @@ func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, c
 		sent(nr, d, o.finished)
 		return
 	}
-	failure := v1alpha1.DeliveryError{
-		Class: v1alpha1.ErrorClass(o.err.Class), Reason: o.err.Reason, Code: o.err.Code, Message: o.err.Message,
-	}
+	failure := deliveryError(o.err)
 	switch o.err.Class {
 	case delivery.Ambiguous:
 		p.doubt(nr, d, failure, o.finished)
@@ -74,6 +72,11 @@ func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, c
 			d.PossibleDuplicate = new(true)
 		}
 	}
+}
+
+// deliveryError is a sender's error as status keeps it.
+func deliveryError(e *delivery.Error) v1alpha1.DeliveryError {
+	return v1alpha1.DeliveryError{Class: v1alpha1.ErrorClass(e.Class), Reason: e.Reason, Code: e.Code, Message: e.Message}
 }
 
 // doubt settles an attempt whose outcome nobody can know, by what the channel was
@@ -196,6 +199,7 @@ func fail(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, e v1alpha1.Del
 	}
 	d.LastError = e
 	if len(d.AttemptFailures) >= maxFailures {
+		// No attempt begins while status is full, so one of these is there.
 		oldest := slices.IndexFunc(d.AttemptFailures, inState(v1alpha1.AuditRecorded))
 		if oldest < 0 {
 			oldest = slices.IndexFunc(d.AttemptFailures, inState(v1alpha1.AuditRejected))

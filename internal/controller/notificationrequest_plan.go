@@ -178,7 +178,7 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 		dl.LastError = lastAttemptError(dl)
 	}
 	switch {
-	case nr.Spec.Suspend != nil && *nr.Spec.Suspend:
+	case isTrue(nr.Spec.Suspend):
 	case nr.Spec.NotBefore != nil && p.now.Before(nr.Spec.NotBefore.Time):
 		d.look(p.now, nr.Spec.NotBefore.Time)
 	case ch.blocked.Class != "":

@@ -235,7 +235,7 @@ func TestConfigErrorWaitsForTheConfiguration(t *testing.T) {
 }
 
 func TestBlockedChannelSaysWhyAndIsNotTried(t *testing.T) {
-	for _, reason := range []string{v1alpha1.ReasonChannelNotFound, v1alpha1.ReasonSecretNotFound, v1alpha1.ReasonNotAllowed, "ChannelSuspended"} {
+	for _, reason := range []string{v1alpha1.ReasonChannelNotFound, v1alpha1.ReasonSecretNotFound, v1alpha1.ReasonNamespaceNotAllowed, "ChannelSuspended"} {
 		t.Run(reason, func(t *testing.T) {
 			l := newLab(t)
 			ch := l.channels[ops]

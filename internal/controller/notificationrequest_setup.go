@@ -35,7 +35,7 @@ const (
 	// forever is how long the gate may stay closed before the manager gives up.
 	forever = time.Duration(math.MaxInt64)
 	// shortestRetry and longestRetry bound the wait after a step that failed, for
-	// example because the dead-letter queue could not be written.
+	// example because the API server did not answer.
 	shortestRetry = 100 * time.Millisecond
 	longestRetry  = 30 * time.Second
 )
@@ -151,7 +151,7 @@ func indexFields(mgr ctrl.Manager) error {
 func (r *NotificationRequestReconciler) requestsOfChannel(ctx context.Context, channel client.Object) []reconcile.Request {
 	var list v1alpha1.NotificationRequestList
 	if err := r.Channels.Reader.List(ctx, &list, client.MatchingFields{waitingIndex: client.ObjectKeyFromObject(channel).String()}, client.UnsafeDisableDeepCopy); err != nil {
-		log.FromContext(ctx).Error(err, "Requests of a changed channel not found", "channel", client.ObjectKeyFromObject(channel))
+		log.FromContext(ctx).Error(err, "Listing the requests of a changed channel failed", "channel", client.ObjectKeyFromObject(channel))
 		return nil
 	}
 	var requests []reconcile.Request
@@ -172,7 +172,7 @@ func (r *NotificationRequestReconciler) requestsOfSecret(ctx context.Context, se
 func channelsOfSecret(ctx context.Context, reader client.Reader, secret client.Object) []v1alpha1.NotificationChannel {
 	var list v1alpha1.NotificationChannelList
 	if err := reader.List(ctx, &list, client.InNamespace(secret.GetNamespace()), client.MatchingFields{secretIndex: secret.GetName()}); err != nil {
-		log.FromContext(ctx).Error(err, "Channels of a changed Secret not found", "secret", client.ObjectKeyFromObject(secret))
+		log.FromContext(ctx).Error(err, "Listing the channels of a changed Secret failed", "secret", client.ObjectKeyFromObject(secret))
 	}
 	return list.Items
 }

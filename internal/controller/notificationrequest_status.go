@@ -105,7 +105,7 @@ func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message
 	switch {
 	case is(v1alpha1.DeliveryInFlight):
 		return v1alpha1.ReasonSending, message
-	case nr.Spec.Suspend != nil && *nr.Spec.Suspend:
+	case isTrue(nr.Spec.Suspend):
 		return v1alpha1.ReasonSuspended, "suspend is set: " + message
 	case is(v1alpha1.DeliveryRetrying):
 		return v1alpha1.ReasonRetrying, message

@@ -122,13 +122,14 @@ func (s *sends) next(channel types.NamespacedName) {
 	}
 }
 
-// run makes an attempt and keeps its outcome until forget.
+// run makes an attempt before it returns, and keeps its outcome until forget.
 func (s *sends) run(request types.NamespacedName, uid types.UID, channel string, attempt int32, send func() outcome) {
 	s.put(request, uid, channel, sendState{outcome: outcome{attempt: attempt}})
 	s.put(request, uid, channel, sendState{done: true, outcome: send()})
 }
 
-// start is run in a goroutine of its own. The request is woken at the end.
+// start does what run does in a goroutine of its own, which then gives the place
+// back and wakes the request.
 func (s *sends) start(request types.NamespacedName, uid types.UID, channel string, slot types.NamespacedName, attempt int32, send func() outcome) {
 	s.put(request, uid, channel, sendState{outcome: outcome{attempt: attempt}})
 	go func() {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -32,10 +33,10 @@ func parseBatch(body []byte) ([]Record, *Problem) {
 		return nil, p
 	}
 	if elements == nil {
-		return nil, problem(invalidRequest, "the body must be a JSON array of 1 to 1000 events")
+		return nil, problem(invalidRequest, fmt.Sprintf("the body must be a JSON array of 1 to %d events", maxBatchEvents))
 	}
 	if len(elements) == 0 {
-		return nil, problem(invalidRequest, "the batch is empty; it must have 1 to 1000 events")
+		return nil, problem(invalidRequest, fmt.Sprintf("the batch is empty; it must have 1 to %d events", maxBatchEvents))
 	}
 	if len(elements) > maxBatchEvents {
 		return nil, problem(tooLarge, fmt.Sprintf("the batch has %d events; at most %d are allowed", len(elements), maxBatchEvents))
@@ -174,12 +175,7 @@ func (d *decoder) fail(name, detail string) {
 }
 
 func (d *decoder) failed(pointer string) bool {
-	for _, v := range d.broken {
-		if v.Pointer == pointer {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(d.broken, func(v audit.Violation) bool { return v.Pointer == pointer })
 }
 
 func (d *decoder) absent(name string) bool {

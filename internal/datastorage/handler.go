@@ -18,6 +18,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"kubernaut.ai/notification/internal/audit"
 )
 
 const (
@@ -197,7 +199,7 @@ func (a *API) write(r *http.Request, parse func([]byte) ([]Record, *Problem)) ([
 		a.metrics.conflicts.Add(float64(len(conflict.Conflicts)))
 		return nil, nil, a.conflictProblem(ctx, r, records, conflict)
 	case err != nil:
-		a.requestLog(r).Error(err, "storing events failed", "events", len(records))
+		requestLog(r).Error(err, "Storing events failed", "events", len(records))
 		return nil, nil, retryable(unavailable, "the database does not take events at present; nothing was stored for certain, so send them again with the same IDs")
 	}
 	a.metrics.countAppended(appended)
@@ -267,7 +269,7 @@ func (a *API) conflictProblem(ctx context.Context, r *http.Request, records []Re
 			item.LogIndex = &c.LogIndex
 			page, err := a.store.Query(ctx, Filter{Equal: map[string]string{"event_id": id.String()}, Limit: 1})
 			if err != nil || len(page.Events) == 0 {
-				a.requestLog(r).Error(err, "reading a conflicting event failed", "eventID", id)
+				requestLog(r).Error(err, "Reading a conflicting event failed", "eventID", id)
 				return retryable(unavailable, "the database does not answer at present; send the events again with the same IDs")
 			}
 			item.Stored = factsOf(page.Events[0].Body)
@@ -279,13 +281,13 @@ func (a *API) conflictProblem(ctx context.Context, r *http.Request, records []Re
 
 // factsOf reads what it can: event_data is free-form, so a member of another
 // type counts as absent.
-func factsOf(body []byte) *StoredFacts {
+func factsOf(body []byte) *audit.Facts {
 	var event struct {
 		EventType string                     `json:"event_type"`
 		EventData map[string]json.RawMessage `json:"event_data"`
 	}
 	_ = json.Unmarshal(body, &event)
-	facts := &StoredFacts{EventType: event.EventType}
+	facts := &audit.Facts{EventType: event.EventType}
 	_ = json.Unmarshal(event.EventData["notification_uid"], &facts.NotificationUID)
 	_ = json.Unmarshal(event.EventData["channel"], &facts.Channel)
 	_ = json.Unmarshal(event.EventData["attempt"], &facts.Attempt)

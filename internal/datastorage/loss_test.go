@@ -28,7 +28,7 @@ func testLateDatabase(t *testing.T, postgres *storetest.Postgres) {
 	waiting := make(chan string, 100)
 	log := funcr.New(func(_, line string) { waiting <- line }, funcr.Options{})
 	s := start(t, url, func(o *datastorage.Options) { o.Log = log })
-	for !strings.Contains(<-waiting, "waiting for the database") {
+	for !strings.Contains(<-waiting, "Waiting for the database") {
 	}
 	select {
 	case a := <-s.listening:

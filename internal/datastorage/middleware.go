@@ -53,7 +53,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	duration := time.Since(start)
 	a.metrics.requests.WithLabelValues(route, method, strconv.Itoa(answer.status)).Inc()
 	a.metrics.durations.WithLabelValues(route, method).Observe(duration.Seconds())
-	log.V(level).Info("request served", "method", r.Method, "route", route, "code", answer.status,
+	log.V(level).Info("Request served", "method", r.Method, "route", route, "code", answer.status,
 		"requestBytes", r.ContentLength, "responseBytes", answer.bytes, "duration", duration)
 }
 
@@ -62,7 +62,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (a *API) serve(w *recorder, r *http.Request) {
 	defer func() {
 		if v := recover(); v != nil {
-			a.requestLog(r).Error(fmt.Errorf("panic: %v", v), "serving a request failed", "stack", string(debug.Stack()))
+			requestLog(r).Error(fmt.Errorf("panic: %v", v), "Serving a request failed", "stack", string(debug.Stack()))
 			if w.status != 0 {
 				// The answer is cut off rather than passed off as whole.
 				panic(http.ErrAbortHandler)
@@ -110,7 +110,7 @@ func (a *API) guard(audience, path string, next http.HandlerFunc) http.HandlerFu
 		case errors.Is(err, kubeauth.ErrForbidden):
 			problem(forbidden, fmt.Sprintf("the token's owner has no RBAC rule for verb %s on nonResourceURL %s", verb, path)).write(w)
 		default:
-			a.requestLog(r).Error(err, "checking a token failed")
+			requestLog(r).Error(err, "Checking a token failed")
 			retryable(unavailable, "the token cannot be checked because the Kubernetes API server does not answer").write(w)
 		}
 	}
@@ -123,7 +123,7 @@ func forAudience(audience string) string {
 	return ", made for the audience " + audience
 }
 
-func (a *API) requestLog(r *http.Request) logr.Logger {
+func requestLog(r *http.Request) logr.Logger {
 	return logr.FromContextOrDiscard(r.Context())
 }
 

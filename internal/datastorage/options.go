@@ -65,10 +65,17 @@ func Main(ctx context.Context, args []string, output io.Writer, openers map[stri
 func ParseOptions(args []string, output io.Writer) (opts Options, migrate bool, err error) {
 	opts.DrainDelay = time.Second
 	flags := flag.NewFlagSet("datastorage", flag.ContinueOnError)
-	flags.SetOutput(output)
-	flags.Usage = func() {
-		fmt.Fprint(output, "Usage: datastorage [migrate] [flags]\n\nServes the audit events' HTTP API, or only brings the database's schema up to date.\n\n")
-		flags.PrintDefaults()
+	flags.SetOutput(io.Discard)
+	parse := func(args []string) error {
+		err := flags.Parse(args)
+		if errors.Is(err, flag.ErrHelp) {
+			flags.SetOutput(output)
+			fmt.Fprint(output, "Usage: datastorage [migrate] [flags]\n\nServes the audit events' HTTP API, or only brings the database's schema up to date.\n\n")
+			flags.PrintDefaults()
+		} else if err != nil {
+			err = fmt.Errorf("%w; datastorage -help lists the flags", err)
+		}
+		return err
 	}
 	flags.StringVar(&opts.Listen, "listen", "127.0.0.1:8080", "`host:port` to serve on")
 	flags.StringVar(&opts.DatabaseURL, "database-url", "sqlite:data/datastorage.db",
@@ -77,12 +84,12 @@ func ParseOptions(args []string, output io.Writer) (opts Options, migrate bool, 
 	flags.StringVar(&opts.TLSCertDir, "tls-cert-dir", "", "`directory` with tls.crt and tls.key, read again when they change; plain HTTP without it")
 	format := flags.String("log-format", "json", "json or console")
 	level := flags.String("log-level", "info", "debug, info or error")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(args); err != nil {
 		return opts, false, err
 	}
 	if flags.Arg(0) == "migrate" {
 		migrate = true
-		if err := flags.Parse(flags.Args()[1:]); err != nil {
+		if err := parse(flags.Args()[1:]); err != nil {
 			return opts, false, err
 		}
 	}
@@ -106,12 +113,12 @@ func newLogger(format, level string, output io.Writer) (logr.Logger, error) {
 	case "console":
 		encoder = zapcore.NewConsoleEncoder(config)
 	default:
-		return logr.Logger{}, fmt.Errorf("--log-format must be json or console, not %q", format)
+		return logr.Logger{}, fmt.Errorf("--log-format is %q; allowed are json and console", format)
 	}
 	levels := map[string]zapcore.Level{"debug": zapcore.DebugLevel, "info": zapcore.InfoLevel, "error": zapcore.ErrorLevel}
 	threshold, ok := levels[level]
 	if !ok {
-		return logr.Logger{}, fmt.Errorf("--log-level must be debug, info or error, not %q", level)
+		return logr.Logger{}, fmt.Errorf("--log-level is %q; allowed are debug, info and error", level)
 	}
 	return zapr.NewLogger(zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(output)), threshold))), nil
 }
@@ -125,7 +132,7 @@ func (o *Options) validate() error {
 	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
 	switch {
 	case o.Auth != "none" && o.Auth != "kubernetes":
-		return fmt.Errorf("--auth must be none or kubernetes, not %q", o.Auth)
+		return fmt.Errorf("--auth is %q; allowed are none and kubernetes", o.Auth)
 	case o.Auth == "none" && !loopback:
 		return fmt.Errorf("--auth=none is for loopback addresses only and --listen is %s; use --auth=kubernetes or listen on 127.0.0.1", o.Listen)
 	}

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"kubernaut.ai/notification/internal/audit"
 )
 
 const problemBase = "https://kubernaut.ai/problems/"
@@ -52,17 +54,7 @@ type ProblemItem struct {
 	Pointer  string       `json:"pointer"`
 	Detail   string       `json:"detail"`
 	LogIndex *int64       `json:"log_index,omitempty"`
-	Stored   *StoredFacts `json:"stored,omitempty"`
-}
-
-// StoredFacts is what a stored event says happened; its sender decides by them
-// whether the event it sent states the same fact in other words.
-type StoredFacts struct {
-	EventType       string `json:"event_type"`
-	NotificationUID string `json:"notification_uid,omitempty"`
-	Channel         string `json:"channel,omitempty"`
-	Attempt         int64  `json:"attempt,omitempty"`
-	ContentDigest   string `json:"content_digest,omitempty"`
+	Stored   *audit.Facts `json:"stored,omitempty"`
 }
 
 func problem(kind problemKind, detail string) *Problem {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -82,7 +83,7 @@ func (a *API) query(r *http.Request, filter Filter) (Page, *Problem) {
 		return page, nil
 	}
 	if r.Context().Err() == nil {
-		a.requestLog(r).Error(err, "reading events failed")
+		requestLog(r).Error(err, "Reading events failed")
 	}
 	return Page{}, retryable(unavailable, "the database does not answer at present")
 }
@@ -104,12 +105,7 @@ func parseFilter(rawQuery string, now time.Time) (Filter, string) {
 	if err != nil {
 		return f, "the query cannot be parsed: " + err.Error()
 	}
-	names := make([]string, 0, len(query))
-	for name := range query {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(query)) {
 		if len(query[name]) > 1 {
 			return f, fmt.Sprintf("parameter %q is there more than once", name)
 		}

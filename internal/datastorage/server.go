@@ -44,7 +44,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 			return fmt.Errorf("set up --auth=kubernetes: %w", err)
 		}
 		if opts.TLSCertDir == "" {
-			opts.Log.Info("tokens and events cross the network in the clear, because --tls-cert-dir is not set")
+			opts.Log.Info("Tokens and events cross the network in the clear, because --tls-cert-dir is not set")
 		}
 	}
 	api := NewAPI(store, auth, opts.Log)
@@ -75,7 +75,7 @@ func Migrate(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
-	opts.Log.Info("schema is up to date")
+	opts.Log.Info("Schema is up to date")
 	return closeStore()
 }
 
@@ -85,7 +85,7 @@ func serve(ctx context.Context, server *http.Server, api *API, opts Options) err
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	opts.Log.Info("serving", "address", listener.Addr().String(), "auth", opts.Auth, "tls", server.TLSConfig != nil)
+	opts.Log.Info("Serving", "address", listener.Addr().String(), "auth", opts.Auth, "tls", server.TLSConfig != nil)
 	if server.TLSConfig != nil {
 		listener = tls.NewListener(listener, server.TLSConfig)
 	}
@@ -99,7 +99,7 @@ func serve(ctx context.Context, server *http.Server, api *API, opts Options) err
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	opts.Log.Info("shutting down", "drainDelay", opts.DrainDelay)
+	opts.Log.Info("Shutting down", "drainDelay", opts.DrainDelay)
 	api.Drain()
 	<-time.After(opts.DrainDelay)
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
@@ -107,7 +107,7 @@ func serve(ctx context.Context, server *http.Server, api *API, opts Options) err
 	if err := server.Shutdown(finish); err != nil {
 		return errors.Join(fmt.Errorf("finish requests: %w", err), server.Close())
 	}
-	opts.Log.Info("stopped")
+	opts.Log.Info("Stopped")
 	return nil
 }
 
@@ -129,7 +129,7 @@ func openStore(ctx context.Context, opts Options) (Store, func() error, error) {
 		if errors.Is(err, ErrConfig) {
 			return nil, nil, fmt.Errorf("open database: %w", err)
 		}
-		opts.Log.Info("waiting for the database", "reason", err.Error(), "nextTryIn", delay)
+		opts.Log.Info("Waiting for the database", "reason", err.Error(), "nextTryIn", delay)
 		select {
 		case <-ctx.Done():
 			return nil, nil, fmt.Errorf("wait for database: %w", errors.Join(context.Cause(ctx), err))
@@ -147,7 +147,7 @@ func tlsConfig(ctx context.Context, opts Options) (*tls.Config, error) {
 	}
 	go func() {
 		if err := watcher.Start(ctx); err != nil {
-			opts.Log.Error(err, "watching the certificate failed")
+			opts.Log.Error(err, "Watching the certificate failed")
 		}
 	}()
 	return &tls.Config{

@@ -79,7 +79,7 @@ func TestServerThatWaitsForTheDatabaseCanBeStopped(t *testing.T) {
 	waiting := make(chan string, 100)
 	log := funcr.New(func(_, line string) { waiting <- line }, funcr.Options{})
 	s := start(t, "postgres:///x?host="+t.TempDir(), func(o *datastorage.Options) { o.Log = log })
-	for !strings.Contains(<-waiting, "waiting for the database") {
+	for !strings.Contains(<-waiting, "Waiting for the database") {
 	}
 	s.stop()
 	if err := s.wait(); err != nil {
@@ -151,7 +151,7 @@ func TestMigrateReturnsWhenTheSchemaIsThere(t *testing.T) {
 		if err := datastorage.Main(t.Context(), []string{"migrate", "--database-url", databaseURL}, &log, openers); err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(log.String(), "schema is up to date") {
+		if !strings.Contains(log.String(), "Schema is up to date") {
 			t.Errorf("log is %q", log.String())
 		}
 	})

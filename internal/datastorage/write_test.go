@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/internal/datastorage"
 )
 
@@ -122,7 +123,7 @@ func TestConflictNamesTheStoredEvent(t *testing.T) {
 		want := []datastorage.ProblemItem{
 			{
 				Pointer: "/1", Detail: "event_id " + id(1) + " is stored with other content", LogIndex: &index,
-				Stored: &datastorage.StoredFacts{
+				Stored: &audit.Facts{
 					EventType: "notification.message.sent", NotificationUID: "5c1f4f2e-8d2c-4a3a-9e55-0a2f8f6f3f11", Channel: "console", Attempt: 1,
 					ContentDigest: "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
 				},
@@ -149,7 +150,7 @@ func TestStoredFactsOfAnotherTypeAreLeftOut(t *testing.T) {
 	odd := with(event(0), "event_data", `{"attempt":"x","channel":7,"content_digest":"d"}`)
 	c.post(batchPath, batch(odd)).want(t, 201)
 	p := c.post(batchPath, batch(event(0))).problem(t, 409, "event-conflict")
-	want := &datastorage.StoredFacts{EventType: "notification.message.sent", ContentDigest: "d"}
+	want := &audit.Facts{EventType: "notification.message.sent", ContentDigest: "d"}
 	if diff := cmp.Diff(want, p.Errors[0].Stored); diff != "" {
 		t.Errorf("stored (-want +got):\n%s", diff)
 	}

@@ -39,7 +39,7 @@ func (c *Console) Send(ctx context.Context, m *Message) (Receipt, error) {
 		e.Class, e.Reason, e.Message = Transient, ReasonWriteFailed, "write to console failed"
 		return receipt, e
 	}
-	c.log.Info("message", "key", m.Key, "request", m.Namespace+"/"+m.Name, "requestUID", m.RequestUID,
+	c.log.Info("Message printed", "key", m.Key, "request", m.Namespace+"/"+m.Name, "requestUID", m.RequestUID,
 		"channel", m.Channel, "subject", visible(m.Subject, false), "type", m.Type, "priority", m.Priority,
 		"severity", visible(m.Severity, false), "correlationID", visible(m.CorrelationID, false),
 		"attempt", m.Attempt, "digest", receipt.Digest)

@@ -39,7 +39,7 @@ func TestConsolePrintsABlockAndALine(t *testing.T) {
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("block, want (-) and got (+):\n%s", diff)
 	}
-	wantLine := `"level"=0 "msg"="message" "key"="0b8e3c52-6f0c-5a4e-9a0f-3d7f5f0f0a11" "request"="payments/disk-full"` +
+	wantLine := `"level"=0 "msg"="Message printed" "key"="0b8e3c52-6f0c-5a4e-9a0f-3d7f5f0f0a11" "request"="payments/disk-full"` +
 		` "requestUID"="6f1c9c1e-0000-4000-8000-000000000001" "channel"="on-call" "subject"="Disk full on node-7"` +
 		` "type"="Escalation" "priority"="Critical" "severity"="sev1" "correlationID"="incident-42" "attempt"=1` +
 		` "digest"="` + receipt.Digest + `"`

@@ -53,16 +53,18 @@ type Options struct {
 // goes to output.
 func Main(ctx context.Context, args []string, version string, output io.Writer) error {
 	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
-	flags.SetOutput(output)
+	flags.SetOutput(io.Discard)
 	var o Options
 	o.BindFlags(flags)
 	config.RegisterFlags(flags)
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
+		flags.SetOutput(output)
+		flags.Usage()
 		return nil
 	case err != nil:
-		return err
+		return fmt.Errorf("%w; manager -help lists the flags", err)
 	case flags.NArg() > 0:
 		return fmt.Errorf("%q is no flag; manager takes flags only, see manager -help", flags.Arg(0))
 	}

@@ -55,7 +55,7 @@ spec: {type: Webhook, webhook: {url: "`+s.sink.URL+`/theirs"}}
 	defer func() { _, _ = s.try("delete", "nch", "theirs", "-n", "default") }()
 	s.kubectlInput(manifest("not-allowed", `{subject: a, body: b, channels: [{name: theirs, namespace: default}]}`), "apply", "-f", "-")
 	for name, reason := range map[string]string{
-		"no-channel": v1alpha1.ReasonChannelNotFound, "no-secret": v1alpha1.ReasonSecretNotFound, "not-allowed": v1alpha1.ReasonNotAllowed,
+		"no-channel": v1alpha1.ReasonChannelNotFound, "no-secret": v1alpha1.ReasonSecretNotFound, "not-allowed": v1alpha1.ReasonNamespaceNotAllowed,
 	} {
 		s.wait(name, soon, stalled(reason))
 	}

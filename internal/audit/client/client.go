@@ -26,7 +26,8 @@ const (
 	// maxAnswer is ample for the answer to the largest batch.
 	maxAnswer = 1 << 20
 	// maxReason keeps a page of HTML out of logs and status.
-	maxReason = 256
+	maxReason      = 256
+	requestTimeout = 10 * time.Second
 	// idleTimeout is below the server's 120 s, so that it is the client that
 	// closes an idle connection and no request meets a closing one.
 	idleTimeout = 90 * time.Second
@@ -34,10 +35,9 @@ const (
 
 // Options say where DataStorage is and how to speak to it.
 type Options struct {
-	URL       string        // http or https, host, optional port
-	CAFile    string        // PEM; empty: the system's roots
-	TokenFile string        // bearer token; empty: none
-	Timeout   time.Duration // of one request; 0: 10 s
+	URL       string // http or https, host, optional port
+	CAFile    string // PEM; empty: the system's roots
+	TokenFile string // bearer token; empty: none
 }
 
 // Client is safe for use by several goroutines.
@@ -60,13 +60,10 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Timeout == 0 {
-		o.Timeout = 10 * time.Second
-	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &Client{
-		base: base, tokenFile: o.TokenFile, timeout: o.Timeout,
+		base: base, tokenFile: o.TokenFile, timeout: requestTimeout,
 		http: &http.Client{
 			Transport: &http.Transport{
 				Proxy:               http.ProxyFromEnvironment,
@@ -108,7 +105,8 @@ func loadRoots(file string) (*x509.CertPool, error) {
 // CloseIdleConnections closes the connections that no request uses.
 func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }
 
-// Post sends 1 to 1000 events in one request. Errors are as audit.Poster has them.
+// Post sends 1 to 1000 events in one request, which may take 10 s. Errors are as
+// audit.Poster has them.
 func (c *Client) Post(ctx context.Context, events []audit.Event) (audit.Ack, error) {
 	body, err := json.Marshal(events)
 	if err != nil {
@@ -151,7 +149,7 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte) (*htt
 	if err != nil {
 		return nil, err
 	}
-	// Without it net/http cannot send the request a second time by itself.
+	// With it net/http could send the request a second time by itself.
 	req.GetBody = nil
 	req.Header.Set("Accept", "application/json, application/problem+json")
 	if body != nil {
@@ -172,7 +170,7 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte) (*htt
 func readAck(answer []byte, events []audit.Event) audit.Ack {
 	var body struct {
 		EventIDs   []string `json:"event_ids"`
-		LogIndexes []int64  `json:"log_indices"`
+		LogIndices []int64  `json:"log_indices"`
 		Duplicates int      `json:"duplicates"`
 	}
 	if json.Unmarshal(answer, &body) != nil || len(body.EventIDs) != len(events) {
@@ -183,11 +181,10 @@ func readAck(answer []byte, events []audit.Event) audit.Ack {
 			return audit.Ack{}
 		}
 	}
-	ack := audit.Ack{LogIndexes: body.LogIndexes, Duplicates: body.Duplicates}
-	if len(ack.LogIndexes) != len(events) {
-		ack.LogIndexes = nil
+	if len(body.LogIndices) != len(events) {
+		body.LogIndices = nil
 	}
-	return ack
+	return audit.Ack{LogIndices: body.LogIndices, Duplicates: body.Duplicates}
 }
 
 func readProblem(resp *http.Response, answer []byte, events int) *audit.PostError {

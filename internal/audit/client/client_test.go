@@ -78,7 +78,7 @@ func TestAnswersAreReadAsWhatTheySay(t *testing.T) {
 		want       *audit.PostError
 	}{
 		{
-			name: "stored", status: 201, ack: audit.Ack{LogIndexes: []int64{4, 7}, Duplicates: 1},
+			name: "stored", status: 201, ack: audit.Ack{LogIndices: []int64{4, 7}, Duplicates: 1},
 			body: fmt.Sprintf(`{"event_ids":[%q,%q],"log_indices":[4,7],"duplicates":1,"checkpoint":"x","message":"m"}`, two[0].EventID, two[1].EventID),
 		},
 		{name: "accepted for later", status: 202, body: `{"status":"accepted"}`},
@@ -221,7 +221,7 @@ func TestASuccessWhoseBodyBreaksOffIsASuccess(t *testing.T) {
 		c.Close()
 	})
 	ack, err := newClient(t, Options{URL: url}).Post(t.Context(), events(1))
-	if err != nil || ack.LogIndexes != nil {
+	if err != nil || ack.LogIndices != nil {
 		t.Errorf("acknowledgement %+v, error %v", ack, err)
 	}
 }
@@ -254,7 +254,9 @@ func TestAHangingServerIsGivenUpAfterTheTimeout(t *testing.T) {
 	release := make(chan struct{})
 	srv := serve(t, func(http.ResponseWriter, *http.Request) { <-release })
 	defer close(release)
-	_, err := newClient(t, Options{URL: srv.URL, Timeout: 50 * time.Millisecond}).Post(t.Context(), events(1))
+	c := newClient(t, Options{URL: srv.URL})
+	c.timeout = 50 * time.Millisecond
+	_, err := c.Post(t.Context(), events(1))
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error is %v", err)
 	}

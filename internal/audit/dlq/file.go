@@ -197,15 +197,11 @@ func (f *File) Put(ctx context.Context, events []audit.Event) (int, error) {
 				return fmt.Errorf("encode event %s: %w", events[i].EventID, err)
 			}
 			sum := sha256.Sum256(payload)
-			result, err := insert.ExecContext(ctx, events[i].EventID.String(), payload, sum[:], now)
+			n, err := affected(insert.ExecContext(ctx, events[i].EventID.String(), payload, sum[:], now))
 			if err != nil {
 				return err
 			}
-			n, err := result.RowsAffected()
-			if err != nil {
-				return err
-			}
-			added += int(n)
+			added += n
 		}
 		return nil
 	})

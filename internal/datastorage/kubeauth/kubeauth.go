@@ -75,9 +75,10 @@ func newReviewer(client kubernetes.Interface, now func() time.Time) *Reviewer {
 	return &Reviewer{client: client, now: now, cached: map[[sha256.Size]byte]verdict{}}
 }
 
-// Authorize returns nil if the token is meant for the audience, "" for the API
-// server's own, and its bearer may use the path with the verb, ErrUnauthenticated or ErrForbidden if not, and another error if the API
-// server did not say.
+// Authorize returns nil if the token is meant for the audience ("" is the API
+// server's own) and its bearer may use the path with the verb (get or post),
+// ErrUnauthenticated or ErrForbidden if not, and another error if the API server
+// did not say.
 func (r *Reviewer) Authorize(ctx context.Context, token, audience, verb, path string) error {
 	key := sha256.Sum256([]byte(audience + " " + verb + " " + path + " " + token))
 	r.mu.Lock()
