@@ -26,10 +26,10 @@ help: ## Show this list
 run: build ## Show it working on this machine until Ctrl-C (ONCE=1: until it is shown)
 	@assets=$$($(CONTROLPLANE)) && $(GO) build -o bin/demo ./hack/run && KUBEBUILDER_ASSETS=$$assets ONCE=$(ONCE) bin/demo
 
-test: ## Run the unit and integration tests, with a real API server
+test: ## Run the unit and integration tests, with a real API server (PKG=./one/package/)
 	@echo "PostgreSQL: $(or $(POSTGRES),not found, its tests are skipped)"
 	@assets=$$($(CONTROLPLANE)) && echo "control plane: $$assets" && \
-		go -C hack/controlplane test . && KUBEBUILDER_ASSETS=$$assets $(GO) test $(TESTFLAGS) ./...
+		go -C hack/controlplane test . && KUBEBUILDER_ASSETS=$$assets $(GO) test $(TESTFLAGS) $(or $(PKG),./...)
 
 e2e: ## Test in the cluster of KUBECONFIG; images are loaded with $E2E_LOAD NAME:TAG BINARY
 	@test -n "$$KUBECONFIG" || { echo "make e2e: KUBECONFIG is not set: point it at the cluster to test in" >&2; exit 1; }

@@ -140,7 +140,7 @@ type NotificationChannelSpec struct {
 	// timeout is how long one attempt may take, from 100ms to 2m.
 	// +optional
 	// +default="10s"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('100ms') && duration(self) <= duration('2m')",message="must be from 100ms to 2m"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) >= duration('100ms') && duration(self) <= duration('2m')",message="must be from 100ms to 2m"
 	Timeout Duration `json:"timeout,omitempty"`
 
 	// tls says whom a webhook trusts and who it is.

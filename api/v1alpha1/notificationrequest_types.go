@@ -99,7 +99,7 @@ type Link struct {
 // is drawn evenly from zero to initialDelay*2^(n-1), at most maxDelay; a longer
 // Retry-After of the channel wins.
 //
-// +kubebuilder:validation:XValidation:rule="duration(self.initialDelay) <= duration(self.maxDelay)",message="has an initialDelay longer than its maxDelay: raise maxDelay or lower initialDelay"
+// +kubebuilder:validation:XValidation:rule="!self.initialDelay.matches('^([0-9]+(ms|s|m|h))+$') || !self.maxDelay.matches('^([0-9]+(ms|s|m|h))+$') || duration(self.initialDelay) <= duration(self.maxDelay)",message="has an initialDelay longer than its maxDelay: raise maxDelay or lower initialDelay"
 // +kubebuilder:validation:MinProperties=1
 type RetryPolicy struct {
 	// maxAttempts is how often a channel is tried, from 1 to 20. Attempts that fail
@@ -113,13 +113,13 @@ type RetryPolicy struct {
 	// initialDelay is the longest wait after the first failed attempt, for example 5s.
 	// +optional
 	// +default="5s"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be more than 0 and at most 24h"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be more than 0 and at most 24h"
 	InitialDelay Duration `json:"initialDelay,omitempty"`
 
 	// maxDelay is the longest wait between two attempts, for example 5m.
 	// +optional
 	// +default="5m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be more than 0 and at most 24h"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be more than 0 and at most 24h"
 	MaxDelay Duration `json:"maxDelay,omitempty"`
 }
 
@@ -223,7 +223,7 @@ type NotificationRequestSpec struct {
 	// +optional
 	// +default="24h"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('720h')",message="must be more than 0 and at most 720h"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) > duration('0s') && duration(self) <= duration('720h')",message="must be more than 0 and at most 720h"
 	Deadline Duration `json:"deadline,omitempty"`
 
 	// onAmbiguous says what to do with an attempt whose outcome nobody can know, on

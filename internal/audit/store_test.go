@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -185,3 +186,32 @@ func BenchmarkRecord(b *testing.B) {
 type nothing struct{}
 
 func (nothing) Post(context.Context, []Event) (Ack, error) { return Ack{}, nil }
+
+func TestLargeEventsFillTheBufferByTheirBytes(t *testing.T) {
+	queue := &memory{}
+	f := newFixture(t, Config{BufferSize: 1000, BatchSize: 100, FlushInterval: time.Minute, MaxRetries: 3}, &server{}, queue)
+	data := json.RawMessage(`{"text":"` + strings.Repeat("x", 200<<10) + `"}`)
+	const all = 200
+	for n := range all {
+		e := event(n)
+		e.EventData = data
+		if err := f.Record(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	most := maxBufferBytes / len(data)
+	if got := f.Stats().Buffered; got > most || got < most-5 {
+		t.Errorf("%d events of %d bytes wait in memory, want %d or little fewer", got, len(data), most)
+	}
+	if got := f.Stats().Buffered + f.Stats().DeadLettered; got != all {
+		t.Errorf("the store holds %d events, want %d", got, all)
+	}
+	f.mu.Lock()
+	batch := f.take()
+	f.mu.Unlock()
+	f.giveBack(batch)
+	if size := len(batch) * len(data); size > maxBatchBytes || len(batch) == 0 {
+		t.Errorf("a batch has %d events and %d bytes, want at most %d", len(batch), size, maxBatchBytes)
+	}
+	f.finish()
+}

@@ -820,3 +820,25 @@ func TestJitterStaysWithinItsLimit(t *testing.T) {
 		}
 	}
 }
+
+func TestDoubtIsSettledByWhatTheChannelWasWhenTheAttemptBegan(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, after channel
+		want          v1alpha1.DeliveryState
+	}{
+		"said to be idempotent afterwards": {webhook(), channel{kind: v1alpha1.ChannelWebhook, idempotent: true}, v1alpha1.DeliveryAmbiguous},
+		"gone afterwards":                  {channel{kind: v1alpha1.ChannelWebhook, idempotent: true}, channel{blocked: blocked(v1alpha1.ReasonChannelNotFound, "gone")}, v1alpha1.DeliveryRetrying},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, withPolicy(v1alpha1.AmbiguousHold))
+			l.channels[ops] = c.before
+			l.plan()
+			l.begin(ops)
+			l.crash()
+			l.channels[ops] = c.after
+			l.pass(time.Hour)
+			l.plan()
+			equal(t, "state", l.delivery(ops).State, c.want)
+		})
+	}
+}
