@@ -78,7 +78,11 @@ func (r *NotificationRequestReconciler) giveUp(nr *v1alpha1.NotificationRequest,
 
 // start makes attempts side by side. The request is looked at again as each ends.
 func (r *NotificationRequestReconciler) start(ctx context.Context, nr *v1alpha1.NotificationRequest, begun []attempt) {
-	ctx = context.WithoutCancel(ctx)
+	if len(begun) == 0 {
+		return
+	}
+	// The step goes on writing to its own.
+	ctx, nr = context.WithoutCancel(ctx), nr.DeepCopy()
 	for _, a := range begun {
 		r.sends.start(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.object, a.number, func() outcome {
 			ctx, cancel := context.WithDeadline(ctx, a.latest)

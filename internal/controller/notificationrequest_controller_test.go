@@ -501,3 +501,20 @@ func TestNoSecretInWhatIsTold(t *testing.T) {
 	}
 	equal(t, "something is told", len(all) > 4, true)
 }
+
+// The race detector sees it where an attempt reads what the step goes on writing.
+func TestAnAttemptHasItsRequestToItself(t *testing.T) {
+	object, calls := receiver(t, accept)
+	mail := object.DeepCopy()
+	mail.Name, mail.UID = "mail", "mail"
+	nr := inDoubt("mail", ops)
+	nr.Annotations = map[string]string{v1alpha1.ResolveAnnotation: "ops=Sent"}
+	b := newBench(t, nr, object, mail)
+	b.mustLook()
+	equal(t, "annotations", b.stored().Annotations, nil)
+	b.ended()
+	equal(t, "calls", calls.Load(), int32(1))
+	for _, d := range b.stored().Status.Deliveries {
+		equal(t, d.Channel, d.State, v1alpha1.DeliverySent)
+	}
+}
