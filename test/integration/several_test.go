@@ -122,15 +122,12 @@ func TestASlowChannelHoldsUpNoOther(t *testing.T) {
 		}
 		return nil
 	})
-	start := time.Now()
+	// The slow channel gives nothing back for longer than the test waits.
 	both := request("both", "slow", "fast")
 	s.create(both)
 	s.send("alone", "fast")
 	s.wait("both", inState("fast", v1alpha1.DeliverySent))
 	s.wait("alone", isSent, isAudited)
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("a fast channel took %s beside a slow one", took)
-	}
 }
 
 func TestRetryAfterOutlastsTheManager(t *testing.T) {
