@@ -142,11 +142,11 @@ func (m *memory) Put(_ context.Context, batch []Event) (int, error) {
 	return len(m.waiting) - before, nil
 }
 
-func (m *memory) Next(_ context.Context, limit int) ([]Event, error) {
+func (m *memory) Next(_ context.Context, limit int) ([]Event, Depth, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.broken != nil {
-		return nil, m.broken
+		return nil, Depth{}, m.broken
 	}
 	if m.attempts == nil {
 		m.attempts = map[uuid.UUID]int{}
@@ -157,8 +157,10 @@ func (m *memory) Next(_ context.Context, limit int) ([]Event, error) {
 	for _, e := range next {
 		m.attempts[e.EventID]++
 	}
-	return next, nil
+	return next, m.depth(), nil
 }
+
+func (m *memory) depth() Depth { return Depth{Waiting: len(m.waiting), Rejected: len(m.rejected)} }
 
 func (m *memory) Settle(_ context.Context, recorded []uuid.UUID, rejected []Rejection) (Depth, error) {
 	m.mu.Lock()
@@ -175,7 +177,7 @@ func (m *memory) Settle(_ context.Context, recorded []uuid.UUID, rejected []Reje
 	}
 	m.waiting = slices.DeleteFunc(m.waiting, func(e Event) bool { return gone[e.EventID] })
 	m.rejected = append(m.rejected, rejected...)
-	return Depth{Waiting: len(m.waiting), Rejected: len(m.rejected)}, nil
+	return m.depth(), nil
 }
 
 func (m *memory) breakWith(err error) {

@@ -85,10 +85,14 @@ type Rejection struct {
 // Depth is what a DLQ holds.
 type Depth struct {
 	Waiting  int       // to be sent again
-	Rejected int       // kept with DataStorage's reason, not sent again
+	Rejected int       // kept with DataStorage's reason
 	Aside    int       // unreadable, kept for a person
 	Oldest   time.Time // when the oldest of Waiting came, zero where there is none
 }
+
+// RejectedRecheck is how long a rejected event rests before it is offered to
+// DataStorage again: its cause may have been mended.
+const RejectedRecheck = 10 * time.Minute
 
 // DLQ keeps events outside the process. The store calls one method at a time.
 type DLQ interface {
@@ -96,8 +100,10 @@ type DLQ interface {
 	// left out of added.
 	Put(ctx context.Context, events []Event) (added int, err error)
 	// Next returns up to limit waiting events without removing them: the least
-	// often returned first, and of those the oldest.
-	Next(ctx context.Context, limit int) ([]Event, error)
+	// often returned first, and of those the oldest. Beforehand it puts events
+	// that were rejected RejectedRecheck ago or by another process back among
+	// those that wait, and sets aside what it cannot read.
+	Next(ctx context.Context, limit int) ([]Event, Depth, error)
 	// Settle removes the recorded events from those that wait and moves the
 	// rejected ones, which need not have waited, to the rejected side. Without
 	// either it only reports.

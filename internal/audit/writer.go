@@ -180,30 +180,20 @@ func (s *Store) claim(limit int) (events []Event, waiting bool, err error) {
 	defer s.dlqMu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), dlqTimeout)
 	defer cancel()
-	next, err := s.dlq.Next(ctx, limit)
+	next, depth, err := s.dlq.Next(ctx, limit)
 	if err != nil {
 		return nil, true, fmt.Errorf("read dead-letter queue: %w", err)
 	}
-	if len(next) == 0 {
-		// Unreadable events may have been set aside.
-		depth, err := s.dlq.Settle(ctx, nil, nil)
-		if err != nil {
-			return nil, true, fmt.Errorf("read dead-letter queue: %w", err)
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.setDepth(depth)
-		return nil, depth.Waiting > 0, nil
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.setDepth(depth)
 	for _, e := range next {
 		if _, ok := s.held[e.EventID]; !ok {
 			s.held[e.EventID] = struct{}{}
 			events = append(events, e)
 		}
 	}
-	return events, true, nil
+	return events, depth.Waiting > 0, nil
 }
 
 // failed takes note of a failed try and returns how long to wait before the next.

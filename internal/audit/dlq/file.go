@@ -220,11 +220,11 @@ type row struct {
 }
 
 // Next implements audit.DLQ. It sets aside what it cannot read.
-func (f *File) Next(ctx context.Context, limit int) ([]audit.Event, error) {
+func (f *File) Next(ctx context.Context, limit int) ([]audit.Event, audit.Depth, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.depth.Waiting == 0 {
-		return nil, nil
+		return nil, f.depth, nil
 	}
 	var events []audit.Event
 	var aside int
@@ -250,11 +250,11 @@ func (f *File) Next(ctx context.Context, limit int) ([]audit.Event, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read next events: %w", err)
+		return nil, f.depth, fmt.Errorf("read next events: %w", err)
 	}
 	f.depth.Waiting -= aside
 	f.depth.Aside += aside
-	return events, nil
+	return events, f.depth, nil
 }
 
 // maxNextBytes keeps what is read at a time below what one request may carry.

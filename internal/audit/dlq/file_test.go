@@ -66,7 +66,7 @@ func put(t *testing.T, f *File, list []audit.Event, want int) {
 
 func next(t *testing.T, f *File, limit int) []audit.Event {
 	t.Helper()
-	list, err := f.Next(t.Context(), limit)
+	list, _, err := f.Next(t.Context(), limit)
 	if err != nil {
 		t.Fatal(err)
 	}
