@@ -3,6 +3,7 @@ package datastorage
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -12,8 +13,9 @@ import (
 const fuzzEvent = `{"version":"1.0","event_type":"t","event_timestamp":"2026-01-02T03:04:05Z","event_category":"c","event_action":"a",` +
 	`"event_outcome":"success","correlation_id":"x","event_data":{}}`
 
-// Whatever the body is, it is either refused with a reason, or its records have
-// canonical bodies that parse to the same records again.
+// Whatever the body is, it is either refused with a reason that points at where
+// it is broken, or its records are valid events with canonical bodies that parse
+// to the same records again.
 func FuzzParseBatch(f *testing.F) {
 	for _, seed := range []string{
 		"[" + fuzzEvent + "]", "[" + fuzzEvent + "," + fuzzEvent + "]", "[]", "null", "[null]", "{", `[{"a":"\u0000"}]`, "[[[[",
@@ -29,10 +31,18 @@ func FuzzParseBatch(f *testing.F) {
 			if p.Detail == "" || records != nil {
 				t.Fatalf("refused with %+v and %d records", p, len(records))
 			}
+			for _, item := range p.Errors {
+				if why := pointsNowhere(body, item); why != "" {
+					t.Fatalf("refused with %q at %q: %s", item.Detail, item.Pointer, why)
+				}
+			}
 			return
 		}
 		bodies := make([][]byte, len(records))
 		for i, r := range records {
+			if broken := r.Event.Validate(); broken != nil {
+				t.Fatalf("%q was taken although %v", r.Body, broken)
+			}
 			if bodies[i] = r.Body; bytes.Contains(r.Body, []byte{0}) || !json.Valid(r.Body) {
 				t.Fatalf("stored bytes are %q", r.Body)
 			}
@@ -56,6 +66,57 @@ func FuzzParseBatch(f *testing.F) {
 			}
 		}
 	})
+}
+
+// pointsNowhere says why an item's JSON pointer leads to nothing in the body, where
+// it does. Only of what is required may the last member be missing.
+func pointsNowhere(body []byte, item ProblemItem) string {
+	steps := strings.Split(item.Pointer, "/")
+	if item.Detail == "" || steps[0] != "" || len(steps) < 2 {
+		return "there is no reason, or it leads to no element"
+	}
+	values := []json.RawMessage{body} // several where a name is there more than once
+	for i, step := range steps[1:] {
+		step = strings.NewReplacer("~1", "/", "~0", "~").Replace(step)
+		var next []json.RawMessage
+		inObject := false
+		for _, value := range values {
+			found, isObject := inside(value, step)
+			next, inObject = append(next, found...), inObject || isObject
+		}
+		required := strings.HasPrefix(item.Detail, "is required") || strings.HasPrefix(item.Detail, "must be")
+		if next == nil && (!inObject || !required || i < len(steps)-2) {
+			return "there is no " + step
+		}
+		values = next
+	}
+	return ""
+}
+
+// inside returns what a JSON object or array has under a name or an index.
+func inside(value json.RawMessage, step string) (found []json.RawMessage, isObject bool) {
+	dec := json.NewDecoder(bytes.NewReader(value))
+	open, err := dec.Token()
+	if err != nil || open != json.Delim('{') && open != json.Delim('[') {
+		return nil, false
+	}
+	isObject = open == json.Delim('{')
+	for i := 0; dec.More(); i++ {
+		name := strconv.Itoa(i)
+		if isObject {
+			if token, err := dec.Token(); err == nil {
+				name = token.(string)
+			}
+		}
+		var member json.RawMessage
+		if dec.Decode(&member) != nil {
+			return found, isObject
+		}
+		if name == step {
+			found = append(found, member)
+		}
+	}
+	return found, isObject
 }
 
 func BenchmarkParseBatch(b *testing.B) {

@@ -27,6 +27,7 @@ type Stored struct {
 		Channel           string `json:"channel"`
 		Attempt           int    `json:"attempt"`
 		PossibleDuplicate bool   `json:"possible_duplicate"`
+		Error             string `json:"error"` // its reason
 	} `json:"-"`
 }
 

@@ -143,28 +143,9 @@ var started atomic.Int32
 // the program had a data race. A test that fails shows the end of its output.
 func Start(tb testing.TB, cmd *exec.Cmd) *Process {
 	tb.Helper()
-	s, err := workshop()
-	if err != nil {
-		tb.Fatal(err)
-	}
 	name := filepath.Base(cmd.Path)
-	out, err := os.Create(filepath.Join(tb.TempDir(), fmt.Sprintf("%s-%d.log", name, started.Add(1))))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer out.Close()
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	p := &Process{tb: tb, cmd: cmd, log: out.Name(), done: make(chan struct{})}
-	if err := s.tell("start", cmd.Process.Pid); err != nil {
-		tb.Error(err)
-	}
-	go func() {
-		p.err = errors.Join(cmd.Wait(), s.tell("end", cmd.Process.Pid))
-		close(p.done)
-	}()
+	p := &Process{tb: tb, cmd: cmd, log: filepath.Join(tb.TempDir(), fmt.Sprintf("%s-%d.log", name, started.Add(1)))}
+	p.start()
 	tb.Cleanup(func() {
 		p.Kill()
 		log := p.Log()
@@ -172,10 +153,46 @@ func Start(tb testing.TB, cmd *exec.Cmd) *Process {
 			tb.Errorf("%s has a data race", name)
 		}
 		if tb.Failed() {
-			tb.Logf("%s, pid %d, ended (%v); the last of what it printed:\n%s", name, cmd.Process.Pid, p.err, tail(log, 60))
+			tb.Logf("%s, pid %d, ended (%v); the last of what it printed:\n%s", name, p.cmd.Process.Pid, p.err, tail(log, 60))
 		}
 	})
 	return p
+}
+
+// Restart ends the program, where it has not ended yet, and starts it again with
+// the same arguments. What it prints goes to the end of the same log. Nobody else
+// may use the Process meanwhile.
+func (p *Process) Restart() {
+	p.tb.Helper()
+	p.Kill()
+	p.cmd = &exec.Cmd{Path: p.cmd.Path, Args: p.cmd.Args, Env: p.cmd.Env, Dir: p.cmd.Dir, SysProcAttr: p.cmd.SysProcAttr}
+	p.start()
+}
+
+func (p *Process) start() {
+	p.tb.Helper()
+	s, err := workshop()
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	defer out.Close()
+	cmd, done := p.cmd, make(chan struct{})
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		p.tb.Fatal(err)
+	}
+	p.done = done
+	if err := s.tell("start", cmd.Process.Pid); err != nil {
+		p.tb.Error(err)
+	}
+	go func() {
+		p.err = errors.Join(cmd.Wait(), s.tell("end", cmd.Process.Pid))
+		close(done)
+	}()
 }
 
 func tail(text string, lines int) string {

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -156,6 +157,9 @@ func (s *Sink) ByKey(path string) map[string]int {
 
 // reset closes a connection so that the other side sees it reset.
 func reset(conn net.Conn) {
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}

@@ -102,26 +102,37 @@ func Namespace(tb testing.TB) string {
 	return ns.Name
 }
 
-// startSupervisor returns when the API server that the second process holds
-// answers and has the kinds.
-func startSupervisor() (*rest.Config, error) {
+// Assets returns the directory that holds etcd and kube-apiserver and the one of
+// the project's CustomResourceDefinitions, for tests with a control plane of their
+// own. It may be called from below the module's root only.
+func Assets() (binaries, crds string, err error) {
 	root, err := moduleRoot()
 	if err != nil {
-		return nil, err
+		return "", "", err
 	}
 	builder := exec.CommandContext(context.Background(), "go", "run", ".")
 	builder.Dir = filepath.Join(root, "hack", "controlplane")
 	builder.Stderr = os.Stderr
 	dir, err := builder.Output()
 	if err != nil {
-		return nil, fmt.Errorf("get etcd and kube-apiserver from hack/controlplane, which says above what is missing: %w", err)
+		return "", "", fmt.Errorf("get etcd and kube-apiserver from hack/controlplane, which says above what is missing: %w", err)
+	}
+	return strings.TrimSpace(string(dir)), filepath.Join(root, "config", "crd"), nil
+}
+
+// startSupervisor returns when the API server that the second process holds
+// answers and has the kinds.
+func startSupervisor() (*rest.Config, error) {
+	binaries, crds, err := Assets()
+	if err != nil {
+		return nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find the test binary: %w", err)
 	}
 	cmd := exec.CommandContext(context.Background(), self)
-	cmd.Env = append(os.Environ(), superviseVar+"="+filepath.Join(root, "config", "crd"), "KUBEBUILDER_ASSETS="+strings.TrimSpace(string(dir)))
+	cmd.Env = append(os.Environ(), superviseVar+"="+crds, "KUBEBUILDER_ASSETS="+binaries)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

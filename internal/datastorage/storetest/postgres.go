@@ -22,10 +22,10 @@ import (
 // directory, durable as in production. It is a child of the test's process and
 // in its group, so that an interrupt from the terminal ends both.
 type Postgres struct {
-	bin, dir string
-	server   *exec.Cmd
-	mu       sync.Mutex
-	last     int
+	dir    string
+	server *exec.Cmd
+	mu     sync.Mutex
+	last   int
 }
 
 var shared struct {
@@ -66,8 +66,7 @@ func StartPostgres(tb testing.TB) *Postgres {
 
 func newPostgres(tb testing.TB) *Postgres {
 	tb.Helper()
-	bin := findPostgres()
-	if bin == "" {
+	if !HavePostgres() {
 		if os.Getenv("REQUIRE_POSTGRES") == "1" {
 			tb.Fatal("REQUIRE_POSTGRES is 1, but there is no initdb in PATH or /usr/lib/postgresql/*/bin")
 		}
@@ -79,16 +78,10 @@ func newPostgres(tb testing.TB) *Postgres {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &Postgres{bin: bin, dir: dir}
-	if c := credential(tb); c != nil {
-		if err := os.Chown(dir, int(c.Uid), int(c.Gid)); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	initdb := p.command(tb, "initdb", "-D", p.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	if out, err := initdb.CombinedOutput(); err != nil {
+	p := &Postgres{dir: dir}
+	if err := InitPostgres(tb, dir, p.data()); err != nil {
 		p.remove()
-		tb.Fatalf("initdb: %v\n%s", err, out)
+		tb.Fatal(err)
 	}
 	p.Start(tb)
 	return p
@@ -102,7 +95,7 @@ func (p *Postgres) Start(tb testing.TB) {
 		tb.Fatal(err)
 	}
 	defer log.Close()
-	p.server = p.command(tb, "postgres", "-D", p.data(), "-k", p.dir, "-c", "listen_addresses=", "-c", "max_connections=60")
+	p.server = PostgresCommand(tb, p.dir, "postgres", "-D", p.data(), "-k", p.dir, "-c", "listen_addresses=", "-c", "max_connections=60")
 	p.server.Stderr = log
 	if err := p.server.Start(); err != nil {
 		tb.Fatal(err)
@@ -169,9 +162,32 @@ func (p *Postgres) URL(database string) string {
 
 func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
 
-func (p *Postgres) command(tb testing.TB, name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(p.bin, name), args...)
-	cmd.Dir = p.dir
+// HavePostgres reports whether PostgreSQL's server is installed.
+func HavePostgres() bool { return findPostgres() != "" }
+
+// InitPostgres makes a database cluster in a directory within dir, which becomes
+// the property of whom the server runs as. Whoever connects to it over loopback or
+// a socket is believed to be the user that he says he is; "postgres" may do all.
+func InitPostgres(tb testing.TB, dir, data string) error {
+	tb.Helper()
+	if c := credential(tb); c != nil {
+		if err := os.Chown(dir, int(c.Uid), int(c.Gid)); err != nil {
+			return err
+		}
+	}
+	initdb := PostgresCommand(tb, dir, "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// PostgresCommand is one of the server's programs, to be run in a directory by a
+// user who may run it.
+func PostgresCommand(tb testing.TB, dir, name string, args ...string) *exec.Cmd {
+	tb.Helper()
+	cmd := exec.Command(filepath.Join(findPostgres(), name), args...)
+	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential(tb)}
 	return cmd
 }
