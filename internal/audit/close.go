@@ -55,6 +55,9 @@ func (s *Store) close(ctx context.Context) error {
 }
 
 func (s *Store) spillRest() error {
+	// Record may have the buffer in its hands, and give it back.
+	s.dlqMu.Lock()
+	defer s.dlqMu.Unlock()
 	s.mu.Lock()
 	rest := s.pending
 	s.pending, s.bytes = nil, 0

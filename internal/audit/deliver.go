@@ -76,17 +76,17 @@ func (f Facts) agree(e *Event) bool {
 
 // verdict is what one answer says about each event of a batch.
 type verdict struct {
-	recorded  []Receipt
-	rejected  []Rejection
-	conflicts int
-	again     [][]Event // batches to be sent at once
+	decided  []Event // those that are recorded or rejected
+	recorded []Receipt
+	rejected []Rejection
+	again    [][]Event // batches to be sent at once
 }
 
 // judge reads an answer. It returns err itself where that may pass with time,
 // which says nothing about the events.
 func judge(batch []Event, ack Ack, err error, now time.Time) (verdict, error) {
 	if err == nil {
-		v := verdict{recorded: make([]Receipt, len(batch))}
+		v := verdict{decided: batch, recorded: make([]Receipt, len(batch))}
 		for i := range batch {
 			v.recorded[i] = receipt(&batch[i], now)
 			if ack.LogIndices != nil {
@@ -116,7 +116,7 @@ func judge(batch []Event, ack Ack, err error, now time.Time) (verdict, error) {
 
 func halve(batch []Event, answer *PostError) verdict {
 	if len(batch) == 1 {
-		return verdict{rejected: []Rejection{{Event: batch[0], Status: answer.Status, Reason: answer.Reason}}}
+		return verdict{decided: batch, rejected: []Rejection{{Event: batch[0], Status: answer.Status, Reason: answer.Reason}}}
 	}
 	half := len(batch) / 2
 	return verdict{again: [][]Event{batch[:half], batch[half:]}}
@@ -137,18 +137,18 @@ func sortOut(batch []Event, answer *PostError, now time.Time) verdict {
 	for i := range batch {
 		e := &batch[i]
 		fault, pointed := faults[i]
-		switch {
-		case !pointed:
+		if !pointed {
 			rest = append(rest, *e)
+			continue
+		}
+		v.decided = append(v.decided, *e)
+		switch {
 		case answer.Status == http.StatusConflict && fault.Stored != nil && fault.Stored.Facts.agree(e):
 			r := receipt(e, now)
 			r.LogIndex = new(fault.Stored.LogIndex)
 			v.recorded = append(v.recorded, r)
 		default:
 			v.rejected = append(v.rejected, Rejection{Event: *e, Status: answer.Status, Reason: fault.Detail})
-			if answer.Status == http.StatusConflict {
-				v.conflicts++
-			}
 		}
 	}
 	if len(rest) > 0 {
@@ -161,60 +161,58 @@ func receipt(e *Event, now time.Time) Receipt {
 	return Receipt{EventID: e.EventID, Namespace: e.Namespace, ResourceID: e.ResourceID, Recorded: true, Time: now}
 }
 
-// deliver sends events until each is recorded or rejected, and says so. It stops
-// at the first failure that may pass, and returns it with the events that are left.
+// deliver sends events until each is recorded or rejected, and says so. Of the
+// events that are left, each has met a failure that may pass: the error is one
+// of theirs.
 func (s *Store) deliver(events []Event, replay bool) (left []Event, err error) {
 	batches := [][]Event{events}
 	for len(batches) > 0 {
 		batch := batches[0]
 		start := time.Now()
-		ack, err := s.poster.Post(s.posting, batch)
+		ack, failure := s.poster.Post(s.posting, batch)
 		now := time.Now()
-		s.metrics.observe(len(batch), now.Sub(start), err)
-		v, err := judge(batch, ack, err, now)
-		if err != nil {
-			return slices.Concat(batches...), err
+		s.metrics.observe(len(batch), now.Sub(start), failure)
+		v, failure := judge(batch, ack, failure, now)
+		if failure != nil {
+			return slices.Concat(left, slices.Concat(batches...)), failure
 		}
 		s.answered()
-		rest := slices.Concat(v.again, batches[1:])
-		if err := s.conclude(v, ack.Duplicates, replay); err != nil {
-			return s.stillHeld(slices.Concat(batches...)), err
+		batches = slices.Concat(v.again, batches[1:])
+		if failure := s.conclude(v, ack.Duplicates, replay); failure != nil {
+			// It is the DLQ's, and no reason for the other events to wait.
+			left, err = append(left, v.decided...), failure
 		}
-		batches = rest
 	}
-	return nil, nil
+	return left, err
 }
 
 // conclude accounts for a verdict and tells whoever waits for it.
 func (s *Store) conclude(v verdict, duplicates int, replay bool) error {
-	if len(v.recorded) > 0 {
-		ids := make([]uuid.UUID, len(v.recorded))
-		for i := range v.recorded {
-			ids[i] = v.recorded[i].EventID
-		}
-		if err := s.settle(ids, nil, replay); err != nil {
-			return err
-		}
-		s.tell(v.recorded)
+	if len(v.decided) == 0 {
+		return nil
 	}
-	if len(v.rejected) > 0 {
-		if err := s.settle(nil, v.rejected, replay); err != nil {
-			return err
-		}
-		first := v.rejected[0]
-		s.log.Error(nil, "DataStorage rejected audit events", "events", len(v.rejected), "conflicts", v.conflicts,
-			"eventID", first.Event.EventID, "status", first.Status, "reason", first.Reason)
-		receipts := make([]Receipt, len(v.rejected))
-		for i := range v.rejected {
-			receipts[i] = receipt(&v.rejected[i].Event, time.Now())
-			receipts[i].Recorded, receipts[i].Reason = false, v.rejected[i].Reason
-		}
-		s.tell(receipts)
+	ids := make([]uuid.UUID, len(v.recorded))
+	for i := range v.recorded {
+		ids[i] = v.recorded[i].EventID
+	}
+	if err := s.settle(ids, v.rejected, replay); err != nil {
+		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.counts.Duplicates += duplicates
-	s.counts.Conflicts += v.conflicts
+	s.mu.Unlock()
+	if news := s.news(v.rejected); len(news) > 0 {
+		first := news[0]
+		s.log.Error(nil, "DataStorage rejected audit events", "events", len(news), "eventID", first.Event.EventID,
+			"status", first.Status, "reason", first.Reason)
+	}
+	receipts := v.recorded
+	for i := range v.rejected {
+		r := receipt(&v.rejected[i].Event, time.Now())
+		r.Recorded, r.Reason = false, v.rejected[i].Reason
+		receipts = append(receipts, r)
+	}
+	s.tell(receipts)
 	return nil
 }
 
@@ -222,14 +220,4 @@ func (s *Store) tell(receipts []Receipt) {
 	if s.onReceipts != nil {
 		s.onReceipts(receipts)
 	}
-}
-
-// stillHeld returns the events that have not been accounted for.
-func (s *Store) stillHeld(events []Event) []Event {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.DeleteFunc(events, func(e Event) bool {
-		_, ok := s.held[e.EventID]
-		return !ok
-	})
 }

@@ -74,7 +74,7 @@ func TestStoredFactsDecideAConflict(t *testing.T) {
 				t.Fatal(err)
 			case tc.agree && (len(v.recorded) != 1 || *v.recorded[0].LogIndex != 42):
 				t.Errorf("verdict %+v; want recorded at 42", v)
-			case !tc.agree && (len(v.rejected) != 1 || v.conflicts != 1):
+			case !tc.agree && (len(v.rejected) != 1 || v.rejected[0].Status != 409):
 				t.Errorf("verdict %+v; want a rejected conflict", v)
 			}
 		})
@@ -199,7 +199,7 @@ func TestAConflictThatAgreesIsRecordedWhereItWasStored(t *testing.T) {
 		if n := f.Stats().Conflicts; n != 1 {
 			t.Errorf("%d conflicts, want 1", n)
 		}
-		if l := f.line("DataStorage rejected audit events"); !strings.Contains(l, `"conflicts":1`) {
+		if l := f.line("DataStorage rejected audit events"); !strings.Contains(l, `"status":409,"reason":"other content"`) {
 			t.Errorf("line is %s", l)
 		}
 		if diff := cmp.Diff([]int{10, 8}, srv.sizes()); diff != "" {

@@ -113,41 +113,78 @@ func (s *server) times(start time.Time) []time.Duration {
 	return times
 }
 
-// memory is a DLQ that outlives the stores of a test and can be broken.
+// memory is a DLQ that outlives the stores of a test, can be broken, and can be
+// shared with processes that the test does not have.
 
 type memory struct {
+	// onPut runs without the lock before a write, and may block or fail it.
+	onPut func(batch []Event) error
+
 	mu       sync.Mutex
 	broken   error
+	room     int // how many events may wait, 0 for any number
 	waiting  []Event
 	attempts map[uuid.UUID]int
-	rejected []Rejection
+	rejected []refusal
+	puts     []int // sizes
+	looks    int   // calls of Next
+}
+
+type refusal struct {
+	Rejection
+	due time.Time
 }
 
 func (m *memory) Put(_ context.Context, batch []Event) (int, error) {
+	if m.onPut != nil {
+		if err := m.onPut(batch); err != nil {
+			return 0, err
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.puts = append(m.puts, len(batch))
 	if m.broken != nil {
 		return 0, m.broken
 	}
+	fresh := m.unknown(batch)
+	if m.room > 0 && len(m.waiting)+len(fresh) > m.room {
+		return 0, errors.New("the queue is full")
+	}
+	m.waiting = append(m.waiting, fresh...)
+	return len(fresh), nil
+}
+
+// unknown returns the events that do not wait.
+func (m *memory) unknown(batch []Event) []Event {
 	known := map[uuid.UUID]bool{}
 	for _, e := range m.waiting {
 		known[e.EventID] = true
 	}
-	before := len(m.waiting)
+	var fresh []Event
 	for _, e := range batch {
 		if !known[e.EventID] {
-			m.waiting = append(m.waiting, e)
+			known[e.EventID] = true
+			fresh = append(fresh, e)
 		}
 	}
-	return len(m.waiting) - before, nil
+	return fresh
 }
 
 func (m *memory) Next(_ context.Context, limit int) ([]Event, Depth, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.looks++
 	if m.broken != nil {
 		return nil, Depth{}, m.broken
 	}
+	m.rejected = slices.DeleteFunc(m.rejected, func(r refusal) bool {
+		if r.due.After(time.Now()) {
+			return false
+		}
+		m.waiting = append(m.waiting, m.unknown([]Event{r.Event})...)
+		return true
+	})
 	if m.attempts == nil {
 		m.attempts = map[uuid.UUID]int{}
 	}
@@ -174,9 +211,10 @@ func (m *memory) Settle(_ context.Context, recorded []uuid.UUID, rejected []Reje
 	}
 	for _, r := range rejected {
 		gone[r.Event.EventID] = true
+		m.rejected = slices.DeleteFunc(m.rejected, func(old refusal) bool { return old.Event.EventID == r.Event.EventID })
+		m.rejected = append(m.rejected, refusal{r, time.Now().Add(RejectedRecheck)})
 	}
 	m.waiting = slices.DeleteFunc(m.waiting, func(e Event) bool { return gone[e.EventID] })
-	m.rejected = append(m.rejected, rejected...)
 	return m.depth(), nil
 }
 
@@ -184,6 +222,40 @@ func (m *memory) breakWith(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.broken = err
+}
+
+// limit sets how many events may wait, 0 for any number.
+func (m *memory) limit(room int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.room = room
+}
+
+// reopen is what a new process does: what another rejected is due at once.
+func (m *memory) reopen() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.rejected {
+		m.rejected[i].due = time.Time{}
+	}
+}
+
+// leave has another process leave events to this one, and takeOver has it take
+// up to n of the waiting events and returns them.
+
+func (m *memory) leave(list ...Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waiting = append(m.waiting, m.unknown(list)...)
+}
+
+func (m *memory) takeOver(n int) []Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n = min(n, len(m.waiting))
+	taken := slices.Clone(m.waiting[:n])
+	m.waiting = slices.Delete(m.waiting, 0, n)
+	return taken
 }
 
 // fixture is a store with all that it is connected to.
@@ -202,6 +274,7 @@ type fixture struct {
 func newFixture(t *testing.T, cfg Config, srv *server, dlq *memory) *fixture {
 	t.Helper()
 	f := &fixture{t: t, server: srv, dlq: dlq, receipts: map[uuid.UUID]Receipt{}}
+	dlq.reopen()
 	log := funcr.NewJSON(func(line string) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -296,12 +369,6 @@ func (f *fixture) line(text string) string {
 func always(err error) func(context.Context, int, []Event) error {
 	return func(context.Context, int, []Event) error { return err }
 }
-
-// BenchmarkRecord measures Record beside a writer whose server takes no time.
-
-// The buffer is emptied off the clock, or it would be the depth of a backlog
-
-// that is measured.
 
 // advance lets time pass. It is for the bubbles of synctest, where time is
 // virtual and this does not wait.

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -17,6 +18,8 @@ const (
 	gatePoll    = 500 * time.Millisecond
 	gateTimeout = 2 * time.Second
 	gateLog     = 5 * time.Second
+	// freshFor is how long Fresh goes by one good answer.
+	freshFor = time.Second
 )
 
 // Gate holds a controller's workers back until DataStorage is ready once, and
@@ -28,8 +31,16 @@ type Gate struct {
 	ready func(context.Context) error
 	log   logr.Logger
 
-	mu   sync.Mutex
-	open bool
+	mu    sync.Mutex
+	open  bool
+	asked *question // the latest of Fresh
+}
+
+// question is one question to DataStorage that any number of callers wait for.
+type question struct {
+	done chan struct{} // closed once the others are set
+	at   time.Time
+	err  error
 }
 
 var _ source.SyncingSource = (*Gate)(nil)
@@ -98,4 +109,59 @@ func (g *Gate) try(ctx context.Context) error {
 	defer g.mu.Unlock()
 	g.open = true
 	return nil
+}
+
+// Fresh returns nil where DataStorage has said within the last second that it is
+// ready, and otherwise why it is not known to be. Only a call asks, for all who
+// call at the same time, and takes no longer than two seconds. The workers' gate
+// has no part in it.
+func (g *Gate) Fresh(ctx context.Context) error {
+	g.mu.Lock()
+	q := g.asked
+	if q == nil || q.over() && (q.err != nil || time.Since(q.at) >= freshFor) {
+		q = &question{done: make(chan struct{})}
+		g.asked = q
+		go func() {
+			// The others wait on when the caller who happened to come first does not.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gateTimeout)
+			defer cancel()
+			q.err, q.at = g.ready(ctx), time.Now()
+			close(q.done)
+		}()
+	}
+	g.mu.Unlock()
+	select {
+	case <-q.done:
+		return q.err
+	case <-ctx.Done():
+		return fmt.Errorf("ask DataStorage whether it is ready: %w", ctx.Err())
+	}
+}
+
+func (q *question) over() bool {
+	select {
+	case <-q.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Outage returns why what is recorded now would not reach DataStorage, as far as
+// the answers to the events that wait tell, and nil where none waits. Whoever
+// calls it knows DataStorage to be ready, so events in the DLQ are sent at once,
+// unless DataStorage has asked for a pause.
+func (s *Store) Outage() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.counts.Buffered+s.counts.DeadLettered == s.counts.Aside || !s.outage.down && s.outage.denied == nil {
+		return nil
+	}
+	if s.outage.down && time.Now().After(s.outage.until) {
+		signal(s.recovered)
+	}
+	if s.outage.denied != nil {
+		return s.outage.denied
+	}
+	return errors.New("write audit events: the last ones are not answered yet")
 }

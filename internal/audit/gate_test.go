@@ -96,3 +96,167 @@ func TestReadinessHasTheReasonUntilTheGateOpensAndNeverAgain(t *testing.T) {
 		t.Errorf("the open gate has closed: %v", err)
 	}
 }
+
+func TestFreshIsAskedOnDemandAndHoldsForASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		var down atomic.Bool
+		gate := NewGate(func(context.Context) error {
+			calls.Add(1)
+			if down.Load() {
+				return errors.New("no database")
+			}
+			return nil
+		}, logr.Discard())
+		ask := func(wantCalls int32, wantErr string) {
+			t.Helper()
+			err := gate.Fresh(t.Context())
+			if (err == nil) != (wantErr == "") || err != nil && !strings.Contains(err.Error(), wantErr) {
+				t.Errorf("error is %v, want %q", err, wantErr)
+			}
+			if n := calls.Load(); n != wantCalls {
+				t.Errorf("DataStorage was asked %d times, want %d", n, wantCalls)
+			}
+		}
+		pass := func(d time.Duration) { pause(t.Context(), d, nil) }
+		pass(time.Hour)
+		ask(1, "")
+		down.Store(true)
+		pass(freshFor - 1)
+		ask(1, "")
+		pass(1)
+		ask(2, "no database")
+		ask(3, "no database")
+		down.Store(false)
+		ask(4, "")
+		pass(time.Hour)
+		ask(5, "")
+		if err := gate.WaitForSync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		down.Store(true)
+		pass(freshFor)
+		ask(7, "no database")
+		if err := gate.Check(httptest.NewRequest(http.MethodGet, "/readyz", nil)); err != nil {
+			t.Errorf("the open gate has closed for the workers: %v", err)
+		}
+	})
+}
+
+func TestThoseWhoAskTogetherShareOneBoundedQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		gate := NewGate(func(ctx context.Context) error {
+			calls.Add(1)
+			<-ctx.Done()
+			return ctx.Err()
+		}, logr.Discard())
+		start := time.Now()
+		// The first to ask gives up early, which must not spoil the answer of the others.
+		hurried, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		errs := make(chan error, 20)
+		for i := range 20 {
+			ctx := t.Context()
+			if i == 0 {
+				ctx = hurried
+			}
+			go func() { errs <- gate.Fresh(ctx) }()
+			synctest.Wait()
+		}
+		if err := <-errs; err == nil || time.Since(start) != time.Second {
+			t.Errorf("who gave up got %v after %s", err, time.Since(start))
+		}
+		for range 19 {
+			if err := <-errs; !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("error is %v", err)
+			}
+		}
+		if took := time.Since(start); took != gateTimeout || calls.Load() != 1 {
+			t.Errorf("%d questions took %s", calls.Load(), took)
+		}
+	})
+}
+
+func TestAnOutageOfTheStoreIsToldAndEndsSoonAfterItIsAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var up atomic.Bool
+		f := newFixture(t, settings, &server{answer: func(context.Context, int, []Event) error {
+			if up.Load() {
+				return nil
+			}
+			return errors.New("connection refused")
+		}}, &memory{})
+		f.start()
+		if err := f.Outage(); err != nil {
+			t.Errorf("before anything failed: %v", err)
+		}
+		f.record(events(0, 10)...)
+		advance(time.Minute)
+		synctest.Wait()
+		up.Store(true)
+		asked := len(f.server.sizes())
+		if err := f.Outage(); err == nil {
+			t.Error("no error though events wait and nothing was answered")
+		}
+		synctest.Wait()
+		if err := f.Outage(); err != nil || len(f.server.sizes()) == asked {
+			t.Errorf("%v after %d requests more", err, len(f.server.sizes())-asked)
+		}
+		f.finish()
+		f.want(10, 10, 0, 0, 0)
+	})
+}
+
+func TestAnOutageIsOverWhereNoEventWaitsForAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, settings, &server{answer: always(errors.New("connection refused"))}, &memory{})
+		f.start()
+		f.record(events(0, 10)...)
+		advance(time.Minute)
+		// Another process has taken the events over and sent them, so that this
+		// one has nothing left to ask with.
+		f.dlq.takeOver(10)
+		advance(time.Minute)
+		synctest.Wait()
+		if err := f.Outage(); err != nil {
+			t.Errorf("error is %v", err)
+		}
+		f.finish()
+	})
+}
+
+func TestAnOutageLastsWhileCredentialsAreRefusedOrAPauseIsAskedFor(t *testing.T) {
+	for name, answer := range map[string]*PostError{
+		"401": {Status: 401, Reason: "the token is not known"},
+		"429": {Status: 429, Reason: "too many requests", RetryAfter: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t, settings, &server{answer: func(_ context.Context, n int, _ []Event) error {
+					if n == 1 {
+						return answer
+					}
+					return nil
+				}}, &memory{})
+				f.start()
+				f.record(events(0, 10)...)
+				synctest.Wait()
+				for range 2 {
+					if err := f.Outage(); err == nil {
+						t.Error("no error")
+					}
+					synctest.Wait()
+				}
+				if n := len(f.server.sizes()); n != 1 {
+					t.Errorf("%d requests, want no more than the pause allows", n)
+				}
+				advance(2 * time.Minute)
+				if err := f.Outage(); err != nil {
+					t.Errorf("error is %v", err)
+				}
+				f.finish()
+			})
+		})
+	}
+}

@@ -16,11 +16,12 @@ type Stats struct {
 	InFlight     int // batches
 	DeadLettered int // in the DLQ, to be sent again or unreadable
 	Aside        int // the unreadable part of DeadLettered
-	Rejected     int // moved to the rejected side
+	Rejected     int // in the DLQ, on the rejected side
 
-	Merged        int // copies found in the DLQ, taken back from Recorded
+	Merged        int // taken back from Recorded: copies in the DLQ, and what another process took over
 	Duplicates    int // committed events that DataStorage held already
-	Conflicts     int // rejected because DataStorage holds the ID with other facts
+	Rejections    int // events moved to the rejected side; one that is rejected again for the same reason is not counted again
+	Conflicts     int // the part of Rejections where DataStorage holds the ID with other facts
 	Spilled       int // put into the DLQ
 	Replayed      int // committed from the DLQ
 	Retried       int // requests that repeated a failed one
@@ -51,10 +52,10 @@ type figure struct {
 // figures are exported from Stats.
 var figures = []figure{
 	counter("recorded_total", "Audit events taken on, copies of one event included.", func(s Stats) int { return s.Recorded + s.Merged }),
-	counter("merged_total", "Audit events that were recorded again while a copy waited in the dead-letter queue.", func(s Stats) int { return s.Merged }),
+	counter("merged_total", "Audit events of which a copy waited in the dead-letter queue, or that another process took over from there.", func(s Stats) int { return s.Merged }),
 	counter("committed_total", "Audit events that DataStorage acknowledged.", func(s Stats) int { return s.Committed }),
 	counter("duplicates_total", "Acknowledged audit events that DataStorage held already.", func(s Stats) int { return s.Duplicates }),
-	counter("rejected_total", "Audit events that DataStorage rejected and that are kept with its reason.", func(s Stats) int { return s.Rejected }),
+	counter("rejected_total", "Audit events that DataStorage rejected and that are kept with its reason.", func(s Stats) int { return s.Rejections }),
 	counter("conflicts_total", "Rejected audit events whose ID DataStorage holds with other facts.", func(s Stats) int { return s.Conflicts }),
 	counter("spilled_total", "Audit events put into the dead-letter queue.", func(s Stats) int { return s.Spilled }),
 	counter("replayed_total", "Audit events committed from the dead-letter queue.", func(s Stats) int { return s.Replayed }),
@@ -64,6 +65,7 @@ var figures = []figure{
 	gauge("in_flight_batches", "Batches of new audit events in flight.", func(s Stats) int { return s.InFlight }),
 	gauge("dead_letters", "Audit events in the dead-letter queue, without the rejected ones.", func(s Stats) int { return s.DeadLettered }),
 	gauge("unreadable_dead_letters", "Dead letters that cannot be read and are kept for a person.", func(s Stats) int { return s.Aside }),
+	gauge("rejected_events", "Rejected audit events in the dead-letter queue, which are offered again from time to time.", func(s Stats) int { return s.Rejected }),
 	gauge("conservation_difference", "Recorded less committed, buffered, dead-lettered and rejected audit events; anything but 0 is a fault of the program.", Stats.Difference),
 }
 

@@ -5,28 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
-)
-
-const (
-	// maxBatch is the most events that DataStorage takes in one request.
-	maxBatch = 1000
-	// maxBatchBytes keeps a request below the 5 MiB that DataStorage takes, and
-	// maxBufferBytes what waits in memory within the limits of a pod, however
-	// large the events are. Both count what eventBytes does.
-	maxBatchBytes  = 4 << 20
-	maxBufferBytes = 16 << 20
-	// dlqTimeout bounds one call of the DLQ. The calls do not end with the
-	// context of whoever makes them: a write that is cut off leaves open whether
-	// it was made, and the counts could not be kept.
-	dlqTimeout = 10 * time.Second
 )
 
 // Config holds the store's settings. Validate says what is allowed.
@@ -113,6 +97,11 @@ type DLQ interface {
 // Store takes events from any goroutine and brings them to DataStorage. What
 // does not fit into memory, cannot be sent or is rejected goes to the DLQ; no
 // event is ever dropped.
+//
+// In memory it holds a buffer of at most Config.BufferSize events and 16 MiB,
+// whichever comes first, and besides at most four batches in flight and one
+// that is replayed, each of at most 1000 events and 4 MiB. A batch that is being
+// sent exists a second time as JSON.
 type Store struct {
 	cfg        Config
 	poster     Poster
@@ -140,11 +129,17 @@ type Store struct {
 	// mu guards all below. No call leaves the package while it is held.
 	mu       sync.Mutex
 	pending  []Event
-	bytes    int                    // of pending
-	held     map[uuid.UUID]struct{} // pending, in flight or being replayed
+	spilling int                    // events that Record is moving from pending to the DLQ
+	bytes    int                    // of pending and of what spills
+	spills   int                    // writes with which Record has tried to make room
+	spillErr error                  // what the last of them said
+	alone    bool                   // one of them has failed since there was room
+	held     map[uuid.UUID]struct{} // pending, spilling, in flight or being replayed
 	inFlight int                    // batches, without the replay
 	sealed   bool                   // Close has begun: nothing is added to pending
+	refused  map[uuid.UUID]uint64   // what was rejected, and the hash of why
 	outage   outage
+	dlqLines lines // about the DLQ
 	counts   Stats
 }
 
@@ -162,6 +157,7 @@ func NewStore(cfg Config, poster Poster, dlq DLQ, opts Options) (*Store, error) 
 		deadDue:    make(chan struct{}, 1),
 		recovered:  make(chan struct{}, 1),
 		held:       make(map[uuid.UUID]struct{}),
+		refused:    make(map[uuid.UUID]uint64),
 	}
 	s.life, s.stop = context.WithCancel(context.Background())
 	s.posting, s.cut = context.WithCancel(context.Background())
@@ -171,8 +167,7 @@ func NewStore(cfg Config, poster Poster, dlq DLQ, opts Options) (*Store, error) 
 	if err != nil {
 		return nil, fmt.Errorf("read dead-letter queue: %w", err)
 	}
-	s.setDepth(depth)
-	s.counts.Recorded = s.counts.DeadLettered
+	s.setDepth(depth, 0) // all that is there counts as recorded
 	s.metrics = newMetrics(s.Stats)
 	if opts.Metrics != nil {
 		if err := opts.Metrics.Register(s.metrics); err != nil {
@@ -181,200 +176,6 @@ func NewStore(cfg Config, poster Poster, dlq DLQ, opts Options) (*Store, error) 
 	}
 	return s, nil
 }
-
-// Record takes an event on. It may be called from any goroutine at any time,
-// before Start and after Close too; the event's data must not be changed
-// afterwards. Nil means that the store holds the event, in memory or in the DLQ;
-// an ID that it holds already is not taken twice. An error means that it does
-// not hold it, and the caller must come back.
-func (s *Store) Record(e Event) error {
-	if broken := e.Validate(); broken != nil {
-		return fmt.Errorf("record audit event %s: %s", e.EventID, joinViolations(broken))
-	}
-	s.mu.Lock()
-	if s.sealed || len(s.pending) >= s.cfg.BufferSize || s.bytes+eventBytes(&e) > maxBufferBytes {
-		_, known := s.held[e.EventID]
-		s.mu.Unlock()
-		if known {
-			return nil
-		}
-		return s.recordDead(e)
-	}
-	before := len(s.held)
-	s.held[e.EventID] = struct{}{}
-	if len(s.held) == before {
-		s.mu.Unlock()
-		return nil
-	}
-	s.pending = append(s.pending, e)
-	s.bytes += eventBytes(&e)
-	s.counts.Recorded++
-	s.counts.Buffered++
-	full := len(s.pending) >= s.cfg.BatchSize
-	s.mu.Unlock()
-	if full {
-		signal(s.wake)
-	}
-	return nil
-}
-
-func joinViolations(broken []Violation) string {
-	parts := make([]string, len(broken))
-	for i, v := range broken {
-		parts[i] = v.String()
-	}
-	return strings.Join(parts, "; ")
-}
-
-func (s *Store) recordDead(e Event) error {
-	s.dlqMu.Lock()
-	defer s.dlqMu.Unlock()
-	added, err := s.put([]Event{e})
-	if err != nil {
-		return fmt.Errorf("record audit event %s: %w", e.EventID, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.counts.Recorded += added
-	s.addDead(added)
-	return nil
-}
-
-// spill moves events from memory to the DLQ.
-func (s *Store) spill(events []Event) error {
-	s.dlqMu.Lock()
-	defer s.dlqMu.Unlock()
-	added, err := s.put(events)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	copies := len(events) - added
-	s.counts.Recorded -= copies
-	s.counts.Merged += copies
-	s.counts.Buffered -= len(events)
-	s.addDead(added)
-	s.release(events)
-	return nil
-}
-
-// put is called with dlqMu held.
-func (s *Store) put(events []Event) (int, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), dlqTimeout)
-	defer cancel()
-	added, err := s.dlq.Put(ctx, events)
-	if err != nil {
-		return 0, fmt.Errorf("write dead-letter queue: %w", err)
-	}
-	return added, nil
-}
-
-// settle accounts for events that have got their answer: rejected ones once
-// they are durable on the DLQ's rejected side, recorded ones once no copy can be
-// replayed any more.
-func (s *Store) settle(recorded []uuid.UUID, rejected []Rejection, replay bool) error {
-	s.dlqMu.Lock()
-	defer s.dlqMu.Unlock()
-	s.mu.Lock()
-	needed := replay || len(rejected) > 0 || s.counts.DeadLettered > 0
-	s.mu.Unlock()
-	var depth Depth
-	if needed {
-		var err error
-		ctx, cancel := context.WithTimeout(context.Background(), dlqTimeout)
-		defer cancel()
-		depth, err = s.dlq.Settle(ctx, recorded, rejected)
-		switch {
-		case err == nil:
-		case replay || len(rejected) > 0:
-			return fmt.Errorf("settle dead-letter queue: %w", err)
-		default:
-			// The events are in DataStorage. A copy that stays in the DLQ is
-			// replayed and answered as a duplicate, which is better than to hold
-			// new events up for a broken disk.
-			s.log.Error(err, "Copies of recorded events may remain in the dead-letter queue", "events", len(recorded))
-			needed = false
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before := s.counts.DeadLettered
-	if needed {
-		s.setDepth(depth)
-	}
-	if replay {
-		s.counts.Replayed += len(recorded)
-	} else {
-		copies := before - s.counts.DeadLettered
-		s.counts.Recorded -= copies
-		s.counts.Merged += copies
-		s.counts.Buffered -= len(recorded) + len(rejected)
-	}
-	s.counts.Committed += len(recorded)
-	s.counts.Rejected += len(rejected)
-	for _, id := range recorded {
-		delete(s.held, id)
-	}
-	for _, r := range rejected {
-		delete(s.held, r.Event.EventID)
-	}
-	return nil
-}
-
-// addDead is called with both locks held.
-func (s *Store) addDead(added int) {
-	if added == 0 {
-		return
-	}
-	if s.counts.OldestDeadLetter.IsZero() {
-		s.counts.OldestDeadLetter = time.Now()
-	}
-	s.counts.DeadLettered += added
-	s.counts.Spilled += added
-	signal(s.deadDue)
-}
-
-func (s *Store) setDepth(depth Depth) {
-	s.counts.DeadLettered = depth.Waiting + depth.Aside
-	s.counts.Aside = depth.Aside
-	s.counts.OldestDeadLetter = depth.Oldest
-}
-
-func (s *Store) release(events []Event) {
-	for i := range events {
-		delete(s.held, events[i].EventID)
-	}
-}
-
-// take is called with mu held.
-func (s *Store) take() []Event {
-	n, bytes := 0, 0
-	for n < min(len(s.pending), maxBatch) && (n == 0 || bytes+eventBytes(&s.pending[n]) <= maxBatchBytes) {
-		bytes += eventBytes(&s.pending[n])
-		n++
-	}
-	s.bytes -= bytes
-	batch := s.pending[:n:n]
-	s.pending = s.pending[n:]
-	if len(s.pending) == 0 {
-		// The batch keeps the array it is in. The next is likely as long.
-		s.pending = make([]Event, 0, max(n, s.cfg.BatchSize))
-	}
-	return batch
-}
-
-func (s *Store) giveBack(events []Event) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pending = slices.Concat(events, s.pending)
-	for i := range events {
-		s.bytes += eventBytes(&events[i])
-	}
-}
-
-// eventBytes is about how much memory, and JSON, an event takes.
-func eventBytes(e *Event) int { return len(e.EventData) + len(e.ErrorMessage) + 1024 }
 
 // Stats returns the counts of one moment.
 func (s *Store) Stats() Stats {

@@ -3,10 +3,8 @@ package audit
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -93,29 +91,10 @@ func TestAnEventRecordedAgainDuringAnOutageIsSpilledOnce(t *testing.T) {
 	})
 }
 
-func TestTheFullBufferSpillsAndABrokenDLQMakesRecordFail(t *testing.T) {
-	cfg := settings
-	cfg.BufferSize = 10
-	dlq := &memory{}
-	f := newFixture(t, cfg, &server{}, dlq)
-	f.record(events(0, 12)...)
-	f.want(12, 0, 10, 2, 0)
-	full := errors.New("disk full")
-	dlq.breakWith(full)
-	if err := f.Record(event(12)); !errors.Is(err, full) {
-		t.Errorf("error is %v", err)
-	}
-	f.want(12, 0, 10, 2, 0)
-	dlq.breakWith(nil)
-	f.record(event(12))
-	f.want(13, 0, 10, 3, 0)
-	f.finish()
-	f.want(13, 10, 0, 3, 0)
-}
-
 func TestMetricsAddUpAndFollowTheConventions(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	store, err := NewStore(settings, &server{}, &memory{waiting: events(0, 2)}, Options{Log: logr.Discard(), Metrics: registry})
+	dlq := &memory{waiting: events(0, 2), rejected: []refusal{{Rejection: Rejection{Event: event(2)}}}}
+	store, err := NewStore(settings, &server{}, dlq, Options{Log: logr.Discard(), Metrics: registry})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,89 +108,23 @@ func TestMetricsAddUpAndFollowTheConventions(t *testing.T) {
 		t.Errorf("lint: %v %v", problems, err)
 	}
 	var want bytes.Buffer
+	var names []string
 	for _, m := range []struct{ name, kind, help, value string }{
 		{"buffered_events", "gauge", "Audit events in memory, those in flight included.", "3"},
 		{"conservation_difference", "gauge", "Recorded less committed, buffered, dead-lettered and rejected audit events; anything but 0 is a fault of the program.", "0"},
 		{"dead_letters", "gauge", "Audit events in the dead-letter queue, without the rejected ones.", "2"},
+		{"recorded_total", "counter", "Audit events taken on, copies of one event included.", "6"},
+		{"rejected_events", "gauge", "Rejected audit events in the dead-letter queue, which are offered again from time to time.", "1"},
+		{"rejected_total", "counter", "Audit events that DataStorage rejected and that are kept with its reason.", "0"},
 	} {
 		name := "notification_audit_" + m.name
+		names = append(names, name)
 		fmt.Fprintf(&want, "# HELP %s %s\n# TYPE %s %s\n%s %s\n", name, m.help, name, m.kind, name, m.value)
 	}
-	if err := testutil.GatherAndCompare(registry, &want, "notification_audit_buffered_events",
-		"notification_audit_conservation_difference", "notification_audit_dead_letters"); err != nil {
+	if err := testutil.GatherAndCompare(registry, &want, names...); err != nil {
 		t.Error(err)
 	}
 	if err := store.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-}
-
-func BenchmarkRecord(b *testing.B) {
-	cfg := Config{BufferSize: 20_000, BatchSize: 100, FlushInterval: 100 * time.Millisecond}
-	store, err := NewStore(cfg, nothing{}, &memory{}, Options{Log: logr.Discard()})
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(b.Context())
-	ended := make(chan error)
-	go func() { ended <- store.Start(ctx) }()
-	e := event(1)
-	b.ReportAllocs()
-	b.ResetTimer()
-	for n := range b.N {
-		for i := range 8 {
-			e.EventID[i] = byte(n >> (8 * i))
-		}
-		if err := store.Record(e); err != nil {
-			b.Fatal(err)
-		}
-		if n%10_000 == 9_999 {
-			b.StopTimer()
-			for store.Stats().Buffered > 0 {
-				runtime.Gosched()
-			}
-			b.StartTimer()
-		}
-	}
-	b.StopTimer()
-	cancel()
-	if err := <-ended; err != nil {
-		b.Fatal(err)
-	}
-	if err := store.Close(context.Background()); err != nil {
-		b.Fatal(err)
-	}
-}
-
-type nothing struct{}
-
-func (nothing) Post(context.Context, []Event) (Ack, error) { return Ack{}, nil }
-
-func TestLargeEventsFillTheBufferByTheirBytes(t *testing.T) {
-	queue := &memory{}
-	f := newFixture(t, Config{BufferSize: 1000, BatchSize: 100, FlushInterval: time.Minute, MaxRetries: 3}, &server{}, queue)
-	data := json.RawMessage(`{"text":"` + strings.Repeat("x", 200<<10) + `"}`)
-	const all = 200
-	for n := range all {
-		e := event(n)
-		e.EventData = data
-		if err := f.Record(e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	most := maxBufferBytes / len(data)
-	if got := f.Stats().Buffered; got > most || got < most-5 {
-		t.Errorf("%d events of %d bytes wait in memory, want %d or little fewer", got, len(data), most)
-	}
-	if got := f.Stats().Buffered + f.Stats().DeadLettered; got != all {
-		t.Errorf("the store holds %d events, want %d", got, all)
-	}
-	f.mu.Lock()
-	batch := f.take()
-	f.mu.Unlock()
-	f.giveBack(batch)
-	if size := len(batch) * len(data); size > maxBatchBytes || len(batch) == 0 {
-		t.Errorf("a batch has %d events and %d bytes, want at most %d", len(batch), size, maxBatchBytes)
-	}
-	f.finish()
 }

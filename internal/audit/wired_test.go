@@ -137,7 +137,7 @@ func start(t *testing.T, url, dir string) *process {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.CloseIdleConnections)
-	queue, err := dlq.Open(dir, logr.Discard())
+	queue, err := dlq.Open(dir, 256<<20, logr.Discard())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,13 +255,18 @@ func TestNothingIsLostOrDoubledInAnOutageUnderLoad(t *testing.T) {
 		}
 		return none
 	})
+	const each, all = 2500, 8 * 2500
 	p := start(t, d.URL, t.TempDir())
 	var producers sync.WaitGroup
 	for producer := range 8 {
 		producers.Go(func() {
-			for n := range 625 {
-				if err := p.Record(event(producer*625 + n)); err != nil {
+			for n := range each {
+				if err := p.Record(event(producer*each + n)); err != nil {
 					t.Error(err)
+				}
+				// No batch is larger than the buffer that it was taken from.
+				if got, most := p.Stats().Buffered, 5*settings.BufferSize; got > most {
+					t.Errorf("%d events are in memory, at most %d may be", got, most)
 				}
 			}
 		})
@@ -270,10 +275,10 @@ func TestNothingIsLostOrDoubledInAnOutageUnderLoad(t *testing.T) {
 	mu.Lock()
 	down = false
 	mu.Unlock()
-	p.wait(5000)
+	p.wait(all)
 	stats := p.stop(t, 5*time.Second)
-	d.holds(t, 5000)
-	if d.resent != 0 || stats.Recorded != 5000 || stats.Committed != 5000 || stats.Spilled != stats.Replayed {
+	d.holds(t, all)
+	if d.resent != 0 || stats.Recorded != all || stats.Committed != all || stats.Spilled != stats.Replayed || stats.Spilled == 0 {
 		t.Errorf("%d events came twice; counts are %+v", d.resent, stats)
 	}
 	for id, index := range p.indexes {

@@ -22,12 +22,11 @@ type outage struct {
 	// down: a batch has used up its tries and nothing was answered since. The
 	// replay alone keeps asking, so that new batches do not wait their turn to
 	// fail; they go to the DLQ.
-	down     bool
-	since    time.Time
-	until    time.Time // the replay does not ask before
-	denied   error     // it refused the credentials
-	logged   int       // lines in the interval that began at logStart
-	logStart time.Time
+	down   bool
+	since  time.Time
+	until  time.Time // the replay does not ask before
+	denied error     // it refused the credentials
+	lines  lines     // about failed requests
 }
 
 // NeedLeaderElection tells the manager to run the store on every replica: each
@@ -107,16 +106,13 @@ func (s *Store) send(ctx context.Context, events []Event) {
 			events = left
 			delay = s.failed(err, attempt, len(events))
 			// A long wait is not for memory to sit out.
-			if attempt > s.cfg.MaxRetries || delay > maxBackoff {
+			if _, ofDLQ := errors.AsType[*dlqError](err); !ofDLQ && (attempt > s.cfg.MaxRetries || delay > maxBackoff) {
 				s.markDown(delay)
 			}
 		}
 		if s.isDown() {
-			err := s.spill(events)
+			err := s.spillBatch(events)
 			if err == nil {
-				s.mu.Lock()
-				s.counts.FailedBatches++
-				s.mu.Unlock()
 				return
 			}
 			spillFailed = true
@@ -130,6 +126,19 @@ func (s *Store) send(ctx context.Context, events []Event) {
 		s.counts.Retried++
 		s.mu.Unlock()
 	}
+}
+
+// spillBatch moves a batch that DataStorage does not take to the DLQ.
+func (s *Store) spillBatch(events []Event) error {
+	s.dlqMu.Lock()
+	defer s.dlqMu.Unlock()
+	if err := s.spill(events); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts.FailedBatches++
+	return nil
 }
 
 // replay sends what waits in the DLQ, for as long as it takes. It has no part
@@ -159,41 +168,13 @@ func (s *Store) replay(ctx context.Context) {
 			failures, limit = 0, min(limit*2, maxBatch)
 		}
 		if !waiting && err == nil {
-			select {
-			case <-ctx.Done():
+			if !pause(ctx, dlqLook, s.deadDue) {
 				return
-			case <-s.deadDue:
 			}
 		} else if !pause(ctx, delay, s.recovered) {
 			return
 		}
 	}
-}
-
-// claim returns waiting events that are not in memory as well, and marks them
-// as held. A copy in memory is left to the live batch, whose answer settles
-// both. waiting is false where the DLQ has nothing to send.
-func (s *Store) claim(limit int) (events []Event, waiting bool, err error) {
-	// The DLQ may not be settled between the reading and the marking, or an
-	// event could be counted twice.
-	s.dlqMu.Lock()
-	defer s.dlqMu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), dlqTimeout)
-	defer cancel()
-	next, depth, err := s.dlq.Next(ctx, limit)
-	if err != nil {
-		return nil, true, fmt.Errorf("read dead-letter queue: %w", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.setDepth(depth)
-	for _, e := range next {
-		if _, ok := s.held[e.EventID]; !ok {
-			s.held[e.EventID] = struct{}{}
-			events = append(events, e)
-		}
-	}
-	return events, depth.Waiting > 0, nil
 }
 
 // failed takes note of a failed try and returns how long to wait before the next.
@@ -250,23 +231,43 @@ func (s *Store) isDown() bool {
 	return s.outage.down
 }
 
-// logFailure writes the first failures in full, since they tell how an outage
-// began, and then only enough to show that it lasts.
+// logFailure writes the first failures of requests in full, since they tell how
+// an outage began, and then only enough to show that it lasts. Those of the DLQ
+// have a line of their own.
 func (s *Store) logFailure(err error, attempt, size int) {
+	_, ofDLQ := errors.AsType[*dlqError](err)
 	s.mu.Lock()
-	now, allowed := time.Now(), 1
-	if !s.outage.down {
-		allowed += s.cfg.MaxRetries
+	lines, most := &s.outage.lines, 1
+	switch {
+	case ofDLQ:
+		lines = &s.dlqLines
+	case !s.outage.down:
+		most += s.cfg.MaxRetries
 	}
-	if now.Sub(s.outage.logStart) >= failureLogInterval {
-		s.outage.logStart, s.outage.logged = now, 0
-	}
-	s.outage.logged++
-	quiet := s.outage.logged > allowed
+	allowed := lines.allow(most)
 	s.mu.Unlock()
-	if !quiet {
+	switch {
+	case !allowed:
+	case ofDLQ:
+		s.log.Error(err, "The dead-letter queue cannot be used", "attempt", attempt, "events", size)
+	default:
 		s.log.Error(err, "Failed to write audit batch", "attempt", attempt, "batch_size", size)
 	}
+}
+
+// lines counts the log lines of one kind in the interval that began at start.
+type lines struct {
+	start time.Time
+	n     int
+}
+
+// allow reports whether one more line keeps within what an interval may have.
+func (l *lines) allow(most int) bool {
+	if now := time.Now(); now.Sub(l.start) >= failureLogInterval {
+		l.start, l.n = now, 0
+	}
+	l.n++
+	return l.n <= most
 }
 
 // backoff is the wait after the given failed attempt, from 1: twice the one

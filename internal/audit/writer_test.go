@@ -299,3 +299,46 @@ func TestReadinessTellsThatCredentialsAreRefused(t *testing.T) {
 		f.want(10, 10, 0, 0, 0)
 	})
 }
+
+func TestTheDLQsFailuresHaveALineOfTheirOwnAndNotManyOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dlq := &memory{waiting: events(0, 5)}
+		f := newFixture(t, settings, &server{}, dlq)
+		dlq.breakWith(errors.New("input/output error"))
+		f.start()
+		for n := range 600 {
+			f.record(event(100 + n))
+			advance(time.Second)
+		}
+		synctest.Wait()
+		if n := f.count("Failed to write audit batch"); n != 0 {
+			t.Errorf("%d lines say that DataStorage failed", n)
+		}
+		if n := f.count(`"msg":"The dead-letter queue cannot be used","error":"`); n < 60 || n > 130 {
+			t.Errorf("%d lines in 10 minutes, want one every few seconds", n)
+		}
+		dlq.breakWith(nil)
+		f.finish()
+	})
+}
+
+func TestAnIdleStoreLooksIntoTheDLQOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dlq := &memory{}
+		f := newFixture(t, settings, &server{}, dlq)
+		f.start()
+		advance(time.Hour + time.Second)
+		synctest.Wait()
+		dlq.mu.Lock()
+		looks := dlq.looks
+		dlq.mu.Unlock()
+		if looks != 61 {
+			t.Errorf("%d looks in an hour, want one at the start and 60", looks)
+		}
+		dlq.leave(events(0, 25)...) // of another replica, which has died
+		advance(time.Minute)
+		synctest.Wait()
+		f.want(25, 25, 0, 0, 0)
+		f.finish()
+	})
+}

@@ -47,7 +47,7 @@ func benchmarkEvents(b *testing.B, url string, size int) {
 		b.Fatal(err)
 	}
 	defer client.CloseIdleConnections()
-	letters, err := dlq.Open(b.TempDir(), logr.Discard())
+	letters, err := dlq.Open(b.TempDir(), dlqBytes, logr.Discard())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -17,7 +18,16 @@ import (
 	"kubernaut.ai/notification/internal/audit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// roomy is more than a test puts.
+const roomy = 128 << 20
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		child(dir, os.Stdout)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func event(n int) audit.Event {
 	return audit.Event{
@@ -45,7 +55,7 @@ func ids(list []audit.Event) []uuid.UUID {
 
 func open(t *testing.T, dir string) *File {
 	t.Helper()
-	f, err := Open(dir, logr.Discard())
+	f, err := Open(dir, roomy, logr.Discard())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,50 +112,61 @@ func TestWhatWasPutIsThereAfterTheProcessDiedByteForByte(t *testing.T) {
 	}
 }
 
-func TestEventsComeInOrderAndThoseTriedLeastOftenFirst(t *testing.T) {
+func TestARejectedEventKeepsItsLastReasonAndStatus(t *testing.T) {
 	f := open(t, t.TempDir())
-	put(t, f, events(0, 6), 6)
-	for _, want := range [][]audit.Event{events(0, 2), events(2, 4), events(4, 6), events(0, 6)} {
-		if diff := cmp.Diff(ids(want), ids(next(t, f, len(want)))); diff != "" {
-			t.Errorf("events (-want +got):\n%s", diff)
-		}
-	}
-	put(t, f, events(6, 7), 1)
-	if got := next(t, f, 1); got[0].EventID != event(6).EventID {
-		t.Error("an event that was never tried waits for one that was")
-	}
-}
-
-func TestSettledEventsAreGoneAndRejectedOnesKeepTheirReason(t *testing.T) {
-	dir := t.TempDir()
-	f := open(t, dir)
-	put(t, f, events(0, 10), 10)
-	rejected := []audit.Rejection{{Event: event(4), Status: 400, Reason: "/event_type is required"}, {Event: event(99), Status: 409, Reason: "is stored"}}
-	depth := settle(t, f, ids(events(0, 4)), rejected)
-	if depth.Waiting != 5 || depth.Rejected != 2 {
-		t.Errorf("depth is %+v; want 5 waiting and 2 rejected", depth)
-	}
-	rejected[1].Reason = "is still stored"
-	settle(t, f, ids(events(0, 4)), rejected[1:])
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	f = open(t, dir)
-	if depth := settle(t, f, nil, nil); depth.Waiting != 5 || depth.Rejected != 2 {
-		t.Errorf("depth is %+v after reopening", depth)
-	}
-	if diff := cmp.Diff(ids(events(5, 10)), ids(next(t, f, 100))); diff != "" {
-		t.Errorf("events (-want +got):\n%s", diff)
-	}
+	settle(t, f, nil, []audit.Rejection{{Event: event(9), Status: 400, Reason: "is bad"}})
+	settle(t, f, nil, []audit.Rejection{{Event: event(9), Status: 409, Reason: strings.Repeat("é", maxReason)}})
 	var status int
 	var reason, payload string
-	row := f.db.QueryRow("SELECT status, reason, payload FROM rejected WHERE event_id = ?", event(99).EventID.String())
+	row := f.db.QueryRow("SELECT status, reason, payload FROM rejected WHERE event_id = ?", event(9).EventID.String())
 	if err := row.Scan(&status, &reason, &payload); err != nil {
 		t.Fatal(err)
 	}
-	if status != 409 || reason != "is still stored" || !strings.Contains(payload, event(99).EventID.String()) {
+	if status != 409 || reason != strings.Repeat("é", maxReason/2) || !strings.Contains(payload, event(9).EventID.String()) {
 		t.Errorf("rejected row is %d, %s, %s", status, reason, payload)
 	}
+}
+
+func TestARejectedEventIsOfferedAgainAfterItsRestAndNotBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, err := Open(t.TempDir(), roomy, logr.Discard())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		reject := func(n int) {
+			settle(t, f, nil, []audit.Rejection{{Event: event(n), Status: 400, Reason: "bad"}})
+		}
+		wait := func(d time.Duration, want ...audit.Event) {
+			t.Helper()
+			<-time.After(d)
+			list, depth, err := f.Next(t.Context(), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(ids(want), ids(list)); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+			if depth.Waiting == 1 && !depth.Oldest.Equal(time.Now()) {
+				t.Errorf("depth is %+v; it began to wait at %s", depth, time.Now())
+			}
+		}
+		reject(0)
+		wait(audit.RejectedRecheck / 2)
+		reject(1)
+		wait(audit.RejectedRecheck/2 - time.Second)
+		wait(time.Second, event(0))
+		settle(t, f, ids(events(0, 1)), nil)
+		wait(audit.RejectedRecheck/2 - time.Second)
+		wait(time.Second, event(1))
+		reject(1)
+		wait(audit.RejectedRecheck - time.Second)
+		wait(time.Second, event(1))
+		// Offered again, an event comes after those that were never sent.
+		reject(1)
+		put(t, f, events(5, 6), 1)
+		wait(audit.RejectedRecheck, event(5))
+	})
 }
 
 func TestUnreadableEventsAreSetAsideWhileOthersFlow(t *testing.T) {
@@ -173,7 +194,7 @@ func TestUnreadableEventsAreSetAsideWhileOthersFlow(t *testing.T) {
 func TestASecondOwnerIsRefusedUntilTheFirstHasGone(t *testing.T) {
 	dir := t.TempDir()
 	first := open(t, dir)
-	_, err := Open(dir, logr.Discard())
+	_, err := Open(dir, roomy, logr.Discard())
 	if err == nil || !strings.Contains(err.Error(), "--dlq-path") || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "another process uses it") {
 		t.Errorf("error is %v", err)
 	}
@@ -189,17 +210,13 @@ func TestAPathThatCannotBeUsedIsNamedWithItsFlag(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	newer, garbage, readOnly := t.TempDir(), t.TempDir(), t.TempDir()
+	newer, taken := t.TempDir(), t.TempDir()
 	f := open(t, newer)
 	if _, err := f.db.Exec("PRAGMA user_version = 7"); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
-	if err := os.WriteFile(filepath.Join(garbage, "events.db"), []byte(strings.Repeat("garbage", 1000)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	// A directory in the database's place refuses a write to root as well.
-	if err := os.Mkdir(filepath.Join(readOnly, "events.db"), 0o500); err != nil {
+	if err := os.Mkdir(filepath.Join(taken, dbName), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for dir, want := range map[string]string{
@@ -207,37 +224,32 @@ func TestAPathThatCannotBeUsedIsNamedWithItsFlag(t *testing.T) {
 		file:                         "not a directory",
 		filepath.Join(file, "below"): "not a directory",
 		"/proc/nowhere":              "/proc/nowhere",
-		newer:                        "schema version is 7 and this program knows only 1",
-		garbage:                      "not a database",
-		readOnly:                     "unable to open database file",
+		newer:                        "schema version is 7 and this program knows only 2",
+		taken:                        "is a directory",
 	} {
-		_, err := Open(dir, logr.Discard())
+		_, err := Open(dir, roomy, logr.Discard())
 		if err == nil || !strings.Contains(err.Error(), "--dlq-path") || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error is %v, want %q", dir, err, want)
 		}
 	}
+	if again, err := os.ReadDir(newer); err != nil || len(again) != 2 {
+		t.Errorf("a database of a newer program has become %v, %v", again, err)
+	}
 }
 
-func TestAFullDiskIsAnErrorAndLosesNothing(t *testing.T) {
-	f := open(t, t.TempDir())
-	put(t, f, events(0, 10), 10)
-	var pages int
-	if err := f.db.QueryRow("PRAGMA page_count").Scan(&pages); err != nil {
+func TestRejectedEventsOfTheFirstSchemaAreKept(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, dir)
+	put(t, f, events(0, 2), 2)
+	settle(t, f, nil, []audit.Rejection{{Event: event(1), Status: 400, Reason: "bad"}})
+	if _, err := f.db.Exec("ALTER TABLE rejected DROP COLUMN sha256; DROP TABLE carried; PRAGMA user_version = 1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.db.Exec(fmt.Sprintf("PRAGMA max_page_count = %d", pages)); err != nil {
-		t.Fatal(err)
+	f.Close()
+	f = open(t, dir)
+	if diff := cmp.Diff(ids(events(0, 2)), ids(next(t, f, 10))); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
 	}
-	if _, err := f.Put(t.Context(), events(10, 1000)); err == nil || !strings.Contains(err.Error(), "full") {
-		t.Errorf("error is %v", err)
-	}
-	if depth := settle(t, f, ids(events(0, 10)), nil); depth.Waiting != 0 {
-		t.Errorf("depth is %+v", depth)
-	}
-	if _, err := f.db.Exec("PRAGMA max_page_count = 1000000"); err != nil {
-		t.Fatal(err)
-	}
-	put(t, f, events(10, 1000), 990)
 }
 
 func TestEventsArePutWithAFullSyncAndRemovedWithout(t *testing.T) {
@@ -289,7 +301,7 @@ func TestAClosedQueueSaysSo(t *testing.T) {
 func BenchmarkPut(b *testing.B) {
 	for _, size := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			f, err := Open(b.TempDir(), logr.Discard())
+			f, err := Open(b.TempDir(), 1<<30, logr.Discard())
 			if err != nil {
 				b.Fatal(err)
 			}

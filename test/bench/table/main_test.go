@@ -10,12 +10,15 @@ import (
 
 const output = `goos: linux
 pkg: example.org/internal/audit
-BenchmarkRecord-2   	 1000000	      2001 ns/op	     300 B/op	       2 allocs/op
+BenchmarkRecord-2   	 1000000	      1001 ns/op	     300 B/op	       2 allocs/op
+BenchmarkRecordRaw-2   	 1000000	      205.4 ns/op
 PASS
 ok  	example.org/internal/audit	1.2s
 pkg: example.org/internal/datastorage/postgres
 BenchmarkAppend/raw/batch=100-2   	 10	     43210.4 events/s
 pkg: example.org/test/bench
+BenchmarkBuffered-2   	 1	 900.0 B/event	  600.0 json-B/event
+BenchmarkPut/batch=100-2   	 1	 49999 events/s	  100000 raw-events/s
   100 of 1000 requests audited after 1s
 BenchmarkEvents/postgres/batch=100-2   	 1000	     123 events/batch	     5000 events/s
 BenchmarkRequests/n=1000-2   	 1	  12.34 cpu-ms/request	  400 patches/s	  150.2 requests/s	  3.991 writes/request
@@ -34,12 +37,14 @@ func TestTheTableSetsValuesBesideTheirLimitsAndMarks(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `
-WHAT                                                       MEASURED   LIMIT BESIDE IT           MARK                    ORIGINAL
-Record, ns                                                 2,001                                at most 2,000: MISSED   21,000
-Record, allocations                                        2                                    at most 3: met          110
-PostgreSQL, batch 100: events/s, Record to committed row   5,000      43,210 bare inserts       at least 5,000: met     500
-1,000 requests: requests/s, created to audited             150        400 bare status patches                           34
-1,000 requests: API writes for each                        3.99                                 at most 4: met          7.9
+WHAT                                                       MEASURED   LIMIT BESIDE IT               MARK                      ORIGINAL
+Record, ns                                                 1,001      205 bare map and slice        at most 1,000: MISSED     21,000
+Record, allocations                                        2                                        at most 2: met            110
+An event in the buffer, bytes                              900        600 of JSON                   at most 900: met
+Dead-letter queue, batch 100: events/s made durable        49,999     100,000 write and fdatasync   at least 50,000: MISSED
+PostgreSQL, batch 100: events/s, Record to committed row   5,000      43,210 bare inserts           at least 5,000: met       500
+1,000 requests: requests/s, created to audited             150        400 bare status patches                                 34
+1,000 requests: API writes for each                        3.99                                     at most 4: met            7.9
 1,000 requests: manager's processor ms for each            12.3
 `
 	if diff := cmp.Diff(want, table.String()); diff != "" {

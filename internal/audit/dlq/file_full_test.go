@@ -1,0 +1,240 @@
+package dlq
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-logr/logr"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"kubernaut.ai/notification/internal/audit"
+)
+
+// sized returns an event that takes at least so many bytes.
+func sized(n, bytes int) audit.Event {
+	e := event(n)
+	e.EventData = fmt.Appendf(nil, `{"text":%q}`, strings.Repeat("x", bytes))
+	return e
+}
+
+func onDisk(t interface{ Fatal(...any) }, dir string) (bytes int64) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytes += info.Size()
+	}
+	return bytes
+}
+
+func TestTooFewBytesAreRefusedWithTheFlag(t *testing.T) {
+	for _, bytes := range []int64{-1, 0, 1<<20 - 1} {
+		_, err := Open(t.TempDir(), bytes, logr.Discard())
+		if want := fmt.Sprintf("--dlq-max-bytes is %d; allowed is 1048576 (1 MiB) or more", bytes); err == nil || err.Error() != want {
+			t.Errorf("error is %v, want %s", err, want)
+		}
+	}
+}
+
+// fill puts events of a number and above until no more fit, and returns how many did.
+func fill(t *testing.T, f *File, from, bytes int) (n int, refusal error) {
+	t.Helper()
+	for step := 16; step > 0; step /= 2 {
+		for {
+			var list []audit.Event
+			for i := range step {
+				list = append(list, sized(from+n+i, bytes))
+			}
+			added, err := f.Put(t.Context(), list)
+			if err != nil {
+				if added != 0 {
+					t.Fatalf("%d events added with error %v", added, err)
+				}
+				refusal = err
+				break
+			}
+			n += added
+		}
+	}
+	return n, refusal
+}
+
+func TestAFullQueueRefusesEventsWholeAndGivesUpThoseThatItHas(t *testing.T) {
+	for _, bytes := range []int{100, 2500, 20_000} {
+		t.Run(fmt.Sprint(bytes), func(t *testing.T) {
+			dir := t.TempDir()
+			f, err := Open(dir, 1<<20, logr.Discard())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			n, refusal := fill(t, f, 0, bytes)
+			want := fmt.Sprintf("the queue is full: --dlq-max-bytes is 1048576 and %d events are there; find out why DataStorage does not take them, or allow more bytes", n)
+			if !strings.Contains(refusal.Error(), want) {
+				t.Errorf("error is %v, want %q", refusal, want)
+			}
+			if stored := n * (bytes + 350); stored < 200_000 {
+				t.Errorf("a queue of 1 MiB is full with %d bytes", stored)
+			}
+			if depth := settle(t, f, nil, nil); depth.Waiting != n {
+				t.Errorf("%d wait, want %d", depth.Waiting, n)
+			}
+			// All are offered, over and over, and can be rejected with a reason.
+			for round := range 5 {
+				for seen := 0; seen < n; {
+					list := next(t, f, 1000)
+					if len(list) == 0 {
+						t.Fatalf("round %d: no more events after %d of %d", round, seen, n)
+					}
+					seen += len(list)
+				}
+			}
+			for i := 0; i < n; i += 50 {
+				var rejected []audit.Rejection
+				for k := i; k < min(n, i+50); k++ {
+					rejected = append(rejected, audit.Rejection{Event: sized(k, bytes), Status: 400, Reason: "/event_type must not be this one"})
+				}
+				settle(t, f, nil, rejected)
+			}
+			if depth := settle(t, f, nil, nil); depth.Rejected != n || depth.Waiting != 0 {
+				t.Errorf("depth is %+v, want %d rejected", depth, n)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if f, err = Open(dir, 1<<20, logr.Discard()); err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			for left := n; left > 0; {
+				list := next(t, f, 100)
+				if left -= len(list); len(list) == 0 {
+					t.Fatalf("%d rejected events are not offered again", left)
+				}
+				settle(t, f, ids(list), nil)
+				if bytes := onDisk(t, dir); bytes > 1<<20 {
+					t.Errorf("%d bytes are on disk", bytes)
+				}
+			}
+			if again, _ := fill(t, f, n, bytes); again < n*9/10 {
+				t.Errorf("%d events fit at first, and %d when there was room again", n, again)
+			}
+		})
+	}
+}
+
+func TestTheDirectoryNeverTakesMoreThanItMay(t *testing.T) {
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		// One check has some hundred fsyncs.
+		if err := checks.Value.Set("8"); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = checks.Value.Set(checks.DefValue) }()
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		dir := t.TempDir()
+		maxBytes := rapid.Int64Range(1<<20, 3<<20).Draw(r, "maxBytes")
+		f, err := Open(dir, maxBytes, logr.Discard())
+		if err != nil {
+			r.Fatal(err)
+		}
+		defer func() { f.Close() }()
+		held, n := map[uuid.UUID]bool{}, 0
+		check := func(depth audit.Depth) {
+			if depth.Waiting+depth.Rejected != len(held) || depth.Aside != 0 {
+				r.Fatalf("depth is %+v, want %d events", depth, len(held))
+			}
+			if bytes := onDisk(r, dir); bytes > maxBytes {
+				r.Fatalf("%d bytes are on disk, allowed are %d", bytes, maxBytes)
+			}
+		}
+		r.Repeat(map[string]func(*rapid.T){
+			"put": func(r *rapid.T) {
+				list := make([]audit.Event, rapid.IntRange(1, 300).Draw(r, "events"))
+				bytes := rapid.IntRange(0, 200_000/len(list)).Draw(r, "bytes")
+				for i := range list {
+					list[i] = sized(n+i, bytes)
+				}
+				if added, err := f.Put(t.Context(), list); err == nil && added == len(list) {
+					n += added
+					for _, e := range list {
+						held[e.EventID] = true
+					}
+				} else if err == nil || added != 0 || !strings.Contains(err.Error(), "--dlq-max-bytes") {
+					r.Fatalf("%d of %d added, error %v", added, len(list), err)
+				}
+			},
+			"replay": func(r *rapid.T) {
+				list, depth, err := f.Next(t.Context(), rapid.IntRange(1, 1000).Draw(r, "limit"))
+				if err != nil {
+					r.Fatal(err)
+				}
+				check(depth)
+				some := rapid.IntRange(0, len(list)).Draw(r, "recorded")
+				var rejected []audit.Rejection
+				for _, e := range list[some:] {
+					if len(rejected) < 10 {
+						rejected = append(rejected, audit.Rejection{Event: e, Status: 400, Reason: "no"})
+					}
+				}
+				if depth, err = f.Settle(t.Context(), ids(list[:some]), rejected); err != nil {
+					r.Fatal(err)
+				}
+				for _, e := range list[:some] {
+					delete(held, e.EventID)
+				}
+				check(depth)
+			},
+			"restart": func(r *rapid.T) {
+				f.Close()
+				if f, err = Open(dir, maxBytes, logr.Discard()); err != nil {
+					r.Fatal(err)
+				}
+			},
+			"": func(r *rapid.T) {
+				depth, err := f.Settle(t.Context(), nil, nil)
+				if err != nil {
+					r.Fatal(err)
+				}
+				check(depth)
+			},
+		})
+	})
+}
+
+func TestAQueueThatIsLargerThanAllowedIsDrainedAndTakesNoMore(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, dir)
+	put(t, f, events(0, 5000), 5000)
+	f.Close()
+	f, err := Open(dir, 1<<20, logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Put(t.Context(), events(5000, 5100)); err == nil || !strings.Contains(err.Error(), "--dlq-max-bytes is 1048576 and 5000 events are there") {
+		t.Errorf("error is %v", err)
+	}
+	for range 5 {
+		list := next(t, f, 1000)
+		settle(t, f, ids(list), nil)
+	}
+	put(t, f, events(5000, 5100), 100)
+	if diff := cmp.Diff(ids(events(5000, 5100)), ids(next(t, f, 1000))); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	if _, err := os.Stat(filepath.Join(dir, dbName)); err != nil {
+		t.Error(err)
+	}
+}
