@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -24,6 +27,17 @@ const (
 // serverMembers are added to an event when it is read. An event that brought
 // them along could not be told from one that was read.
 var serverMembers = []string{"leaf_hash", "log_index", "recorded_at"}
+
+// ownMembers are the names that mean something: those of audit.Event and those
+// that the server adds.
+var ownMembers = func() []string {
+	names := slices.Clone(serverMembers)
+	for field := range reflect.TypeFor[audit.Event]().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	return names
+}()
 
 // parseBatch returns the records of a JSON array of events, or the problem to
 // answer with.
@@ -123,6 +137,7 @@ func parseEvent(raw []byte) (Record, []audit.Violation) {
 			d.fail(name, "is set by the server; leave it out")
 		}
 	}
+	d.refuseLookalikes()
 	for _, v := range event.Validate() {
 		if !d.failed(v.Pointer) {
 			d.broken = append(d.broken, v)
@@ -167,6 +182,21 @@ func (d *decoder) event() audit.Event {
 		ErrorMessage:   d.text("error_message"),
 		ParentEventID:  d.optionalUUID("parent_event_id"),
 		EventData:      d.members["event_data"],
+	}
+}
+
+// refuseLookalikes fails members that common JSON readers, which match names
+// without regard to case, would take for one of ownMembers.
+func (d *decoder) refuseLookalikes() {
+	for _, name := range slices.Sorted(maps.Keys(d.members)) {
+		if slices.Contains(ownMembers, name) {
+			continue
+		}
+		for _, own := range ownMembers {
+			if strings.EqualFold(name, own) {
+				d.fail(name, fmt.Sprintf("differs from %q in nothing but case; rename it or leave it out", own))
+			}
+		}
 	}
 }
 

@@ -7,7 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/gowebpki/jcs"
+
+	"kubernaut.ai/notification/internal/audit"
 )
 
 const fuzzEvent = `{"version":"1.0","event_type":"t","event_timestamp":"2026-01-02T03:04:05Z","event_category":"c","event_action":"a",` +
@@ -45,6 +49,17 @@ func FuzzParseBatch(f *testing.F) {
 			}
 			if bodies[i] = r.Body; bytes.Contains(r.Body, []byte{0}) || !json.Valid(r.Body) {
 				t.Fatalf("stored bytes are %q", r.Body)
+			}
+			var event audit.Event
+			if err := json.Unmarshal(r.Body, &event); err != nil {
+				t.Fatalf("%q was taken although no reader can take it: %v", r.Body, err)
+			}
+			event.EventData = r.Event.EventData // which is not in canonical form there
+			if event.ParentEventID != nil && *event.ParentEventID == uuid.Nil {
+				event.ParentEventID = nil
+			}
+			if diff := cmp.Diff(r.Event, event); diff != "" {
+				t.Fatalf("%q is another event to its readers (-stored +read):\n%s", r.Body, diff)
 			}
 			// The quick look at an event must not miss what the thorough one finds.
 			dec := json.NewDecoder(bytes.NewReader(r.Body))

@@ -81,9 +81,10 @@ func TestClientsWithoutEventIDsAreServed(t *testing.T) {
 func TestMembersThatNobodyKnowsAreKeptAsTheyAre(t *testing.T) {
 	c := serve(t, openSQLite(t), nil)
 	sent := with(with(with(event(0), "retention_days", "2555"), "is_sensitive", "true"), "actor_ip", `"10.0.0.1 <&>"`)
+	sent = with(sent, "event_data", `{"Attempt":1,"attempt":2,"Version":"3","Versions":4}`)
 	c.post(batchPath, batch(sent)).want(t, 201)
 	got := c.get(eventsPath+"/"+id(0)).want(t, 200)
-	for _, part := range []string{`"retention_days":2555`, `"is_sensitive":true`, `"actor_ip":"10.0.0.1 <&>"`} {
+	for _, part := range []string{`"retention_days":2555`, `"is_sensitive":true`, `"actor_ip":"10.0.0.1 <&>"`, `{"Attempt":1,"Version":"3","Versions":4,"attempt":2}`} {
 		if !strings.Contains(got.body, part) {
 			t.Errorf("%s is not in %s", part, got.body)
 		}
@@ -172,7 +173,10 @@ func TestInvalidEventsArePointedAtAndNothingIsStored(t *testing.T) {
 		{"the outcome is unknown", with(event(1), "event_outcome", `"good"`), "/event_outcome", "success, failure or pending"},
 		{"a text is too long", with(event(1), "event_action", `"`+strings.Repeat("x", 51)+`"`), "/event_action", "at most 50"},
 		{"the data is a text", with(event(1), "event_data", `"x"`), "/event_data", "JSON object"},
-		{"a member has the wrong case", with(with(event(1), "event_type", ""), "Event_Type", `"x"`), "/event_type", "is required"},
+		{"a member has the wrong case", with(event(1), "Event_Type", `"x"`), "/Event_Type", `"event_type"`},
+		{"a member has a letter that folds to the right one", with(event(1), "verſion", `"9"`), "/verſion", `"version"`},
+		{"a member has an escaped letter that folds to the right one", strings.Replace(event(1), "{", `{"\u212aind":1,"\u017feverity":null,`, 1), "/ſeverity", `"severity"`},
+		{"a member of the server is sent in another case", with(event(1), "Leaf_Hash", `"x"`), "/Leaf_Hash", `"leaf_hash"`},
 		{"a member of the server is sent", with(event(1), "log_index", "7"), "/log_index", "leave it out"},
 		{"a text has a NUL", with(event(1), "correlation_id", `"a\u0000b"`), "/correlation_id", "NUL"},
 		{"a text deep inside has a NUL", with(event(1), "event_data", `{"a/b":["x","\u0000"]}`), "/event_data/a~1b/1", "NUL"},

@@ -85,7 +85,7 @@ func (t *target) words(body []byte) string {
 	} else if strings.HasPrefix(strings.TrimSpace(text), "<") {
 		return "" // a page for a browser
 	}
-	return clean(t.mask.Replace(text))
+	return t.mask.clean(text)
 }
 
 // saidInJSON looks into the members in which providers explain themselves. It
@@ -130,7 +130,7 @@ func (t *target) receipt(a *Answer) string {
 	if id == "" {
 		id = a.Header.Get("X-Request-Id")
 	}
-	return clean(t.mask.Replace(id))
+	return t.mask.clean(id)
 }
 
 // retryAfter reads seconds or an HTTP date. It is zero for anything else and for

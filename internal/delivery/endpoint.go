@@ -51,7 +51,7 @@ type target struct {
 	proxy   *url.URL // nil: none
 	header  http.Header
 	timeout time.Duration
-	mask    *strings.Replacer
+	mask    *masker
 }
 
 // reserved headers belong to the HTTP client or to the channel.

@@ -306,7 +306,7 @@ func (c *Client) failure(ctx context.Context, err error, written bool) *Error {
 	}
 	switch {
 	case !written && e.Reason == ReasonUnknown:
-		e.Message = c.endpoint.mask.Replace(withoutURLs(err.Error()))
+		e.Message = c.endpoint.mask.clean(withoutURLs(err.Error()))
 	case !written || e.Class == Config:
 	default:
 		e.Class, e.MaybeDelivered = Ambiguous, true

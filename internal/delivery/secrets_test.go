@@ -171,6 +171,69 @@ func TestPrintedConfigurationKeepsItsSecrets(t *testing.T) {
 	}
 }
 
+func TestSecretsAreHiddenHoweverTheyAreQuoted(t *testing.T) {
+	for name, quoted := range map[string]string{
+		"as they are":                    "pass word long, a/b+secret, a%2Fb",
+		"a line break for a space":       "pass\nword\r\n long",
+		"wide spaces":                    "pass\u00a0word\u2003long",
+		"control characters":             "pass\x00word\x1b\u2028long",
+		"upper-case percent escapes":     "pass%20word%20long, a%2Fb%2Bsecret",
+		"lower-case percent escapes":     "pass%0aword%0along, a%2fb%2bsecret",
+		"needless percent escapes":       "%70%61ss%20w%6Frd%20lon%67",
+		"a form's plus signs":            "pass+word+long, a%2Fb%2Bsecret",
+		"a plus sign beside escapes":     "pass+word%0a+long, %61/b+secret",
+		"JSON's escapes":                 `pass\nword\t\r\nlong, a\/b\u002bsecret`,
+		"JSON's escapes in either case":  `pass\u0020word\u000along, a\u002Fb\u002Bsecret`,
+		"JSON's surrogate pairs":         `key\ud83d\uDD11word`,
+		"HTML's entities":                "pass&nbsp;word&#10;long, a&#x2f;b&#43;secret",
+		"HTML's entities left open":      "pass&nbspword&#32longer, &#97/b&#x2bsecret",
+		"escapes of escapes":             `pass%255cnword+long, a%252fb%252bsecret, \\u0061/b+secret`,
+		"an escaped secret with escapes": `a%252Fb, a\u0025%32Fb`,
+		"half-way over the cut":          strings.Repeat("x", 240) + "pass\nword long",
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/refuse" {
+					w.WriteHeader(http.StatusBadRequest)
+					_, _ = io.WriteString(w, "no "+quoted)
+					return
+				}
+				_ = json.NewEncoder(w).Encode(map[string]string{"id": "no " + quoted})
+			})
+			for _, path := range []string{"/refuse", "/accept"} {
+				w := newWebhook(t, newHTTP(t, loopback...), delivery.Endpoint{
+					URL:     strings.Replace(server.URL, "://", "://:pass%20word%20long@", 1) + path,
+					Headers: map[string]string{"X-One": "a/b+secret", "X-Two": "a%2Fb"},
+					Secrets: []string{"key\U0001f511word"},
+				})
+				receipt, err := w.Send(t.Context(), sendertest.Message())
+				shown := receipt.ExternalID + fmt.Sprint(err)
+				if !strings.Contains(shown, "no [redacted]") && !strings.Contains(shown, "no xxx") {
+					t.Errorf("%s shows %q, want the words around the secrets", path, shown)
+				}
+				for _, part := range []string{"pass", "key", "word", "long", "a/b", "secret"} {
+					if strings.Contains(shown, part) {
+						t.Errorf("%s shows %q, %q of a secret", path, shown, part)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestWordsWithoutSecretsAreShownAsTheyCame(t *testing.T) {
+	for _, words := range []string{`100%25 of a+b &amp; C:\new in %zz`, "longer pass or word", "&unknown; %2 \\u12 \\"} {
+		server := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, words)
+		})
+		w := newWebhook(t, newHTTP(t, loopback...), delivery.Endpoint{URL: strings.Replace(server.URL, "://", "://:pass%20word%20long@", 1)})
+		if _, err := w.Send(t.Context(), sendertest.Message()); err == nil || !strings.HasSuffix(err.Error(), ": "+words) {
+			t.Errorf("got %v, want it to end in %q", err, words)
+		}
+	}
+}
+
 func TestReceiptKeepsTheSecrets(t *testing.T) {
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"id": %q}`, everythingIn(r))

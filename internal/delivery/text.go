@@ -1,6 +1,8 @@
 package delivery
 
 import (
+	"encoding/json"
+	"html"
 	"net/url"
 	"regexp"
 	"slices"
@@ -18,6 +20,10 @@ const (
 	minSecret = 4
 
 	mask = "[redacted]"
+
+	// maxEscapes is how many levels of escapes are looked beneath: a log line in
+	// JSON quotes a URL in JSON that has been escaped already.
+	maxEscapes = 3
 )
 
 // hidden reports whether a rune can move the cursor, break the line or reorder
@@ -35,13 +41,7 @@ func hidden(r rune) bool {
 
 // clean makes one line of valid UTF-8 of at most maxText bytes out of any text.
 func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if hidden(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "\ufffd"))
-	return cut(strings.Join(strings.Fields(s), " "), maxText)
+	return cut(read(strings.ToValidUTF8(s, "\ufffd")).fold().String(), maxText)
 }
 
 // cut shortens valid UTF-8 to at most limit bytes without splitting a rune.
@@ -60,28 +60,148 @@ var urlPattern = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#@"']*
 // withoutURLs leaves of every URL in the text its scheme and host.
 func withoutURLs(s string) string { return urlPattern.ReplaceAllString(s, "$1$2") }
 
-// newMasker returns a replacer that hides the secrets, also where a text quotes
-// them with URL escapes.
-func newMasker(secrets []string) *strings.Replacer {
-	var all []string
-	for _, s := range secrets {
-		for _, form := range []string{s, strings.TrimSpace(s), url.QueryEscape(s), url.PathEscape(s)} {
-			if len(form) >= minSecret {
-				all = append(all, form)
+// reading is a text that was made out of another one.
+type reading struct {
+	text []byte
+	from []int // where in the other text what became a byte begins; then where that text ends
+}
+
+func read(s string) *reading {
+	r := &reading{text: []byte(s), from: make([]int, len(s)+1)}
+	for i := range r.from {
+		r.from[i] = i
+	}
+	return r
+}
+
+func (r *reading) String() string { return string(r.text) }
+
+func (r *reading) add(text string, from int) {
+	r.text = append(r.text, text...)
+	for range len(text) {
+		r.from = append(r.from, from)
+	}
+}
+
+// fold makes one line of valid UTF-8, with a single space for all white space and
+// all that is hidden between two words.
+func (r *reading) fold() *reading {
+	line, gap := &reading{}, -1
+	for i, c := range r.String() {
+		if unicode.IsSpace(c) || hidden(c) {
+			if gap < 0 {
+				gap = i
+			}
+			continue
+		}
+		if gap >= 0 && len(line.text) > 0 {
+			line.add(" ", r.from[gap])
+		}
+		gap = -1
+		line.add(string(c), r.from[i])
+	}
+	line.from = append(line.from, r.from[len(r.text)])
+	return line
+}
+
+// escapes are those of URLs and forms, of JSON and of HTML.
+var escapes = regexp.MustCompile(`%[[:xdigit:]]{2}|\+|` +
+	`\\u[dD][89abAB][[:xdigit:]]{2}\\u[[:xdigit:]]{4}|\\u[[:xdigit:]]{4}|\\[bfnrt"/\\]|&#?[[:alnum:]]+;?`)
+
+// unescape resolves one level of escapes. Without any it returns r.
+func (r *reading) unescape() *reading {
+	found := escapes.FindAllIndex(r.text, -1)
+	if found == nil {
+		return r
+	}
+	plain, done := &reading{}, 0
+	keep := func(end int) {
+		plain.text = append(plain.text, r.text[done:end]...)
+		plain.from = append(plain.from, r.from[done:end]...)
+	}
+	for _, at := range found {
+		keep(at[0])
+		plain.add(meaning(string(r.text[at[0]:at[1]])), r.from[at[0]])
+		done = at[1]
+	}
+	keep(len(r.text))
+	plain.from = append(plain.from, r.from[len(r.text)])
+	return plain
+}
+
+// meaning is what an escape stands for. The pattern lets none through that cannot
+// be resolved.
+func meaning(escape string) (text string) {
+	switch escape[0] {
+	case '&':
+		text = html.UnescapeString(escape)
+	case '\\':
+		_ = json.Unmarshal([]byte(`"`+escape+`"`), &text)
+	default:
+		text, _ = url.QueryUnescape(escape)
+	}
+	return text
+}
+
+// masker hides secrets in what strangers say.
+type masker struct{ secrets []string }
+
+func newMasker(secrets []string) *masker {
+	m := &masker{}
+	for _, secret := range secrets {
+		r := read(secret)
+		for _, form := range []string{r.fold().String(), r.unescape().fold().String()} {
+			if len(form) >= minSecret && !slices.Contains(m.secrets, form) {
+				m.secrets = append(m.secrets, form)
 			}
 		}
 	}
-	// A replacer takes the first match in the order given: the longest secret
-	// has to come before those that are part of it.
-	slices.SortFunc(all, func(a, b string) int {
-		if len(a) != len(b) {
-			return len(b) - len(a)
+	return m
+}
+
+// clean does what the function of this name does, and hides the secrets in
+// whatever white space and escapes the text has them.
+func (m *masker) clean(s string) string {
+	secret := make([]bool, len(s))
+	r := read(s)
+	for range 1 + maxEscapes {
+		m.mark(secret, r.fold())
+		plain := r.unescape()
+		if plain == r {
+			break
 		}
-		return strings.Compare(a, b)
-	})
-	var pairs []string
-	for _, s := range slices.Compact(all) {
-		pairs = append(pairs, s, mask)
+		r = plain
 	}
-	return strings.NewReplacer(pairs...)
+	var shown strings.Builder
+	for i := range len(s) {
+		switch {
+		case !secret[i]:
+			shown.WriteByte(s[i])
+		case i == 0 || !secret[i-1]:
+			shown.WriteString(mask)
+		}
+	}
+	return clean(shown.String())
+}
+
+// mark says of which bytes the secrets in the line were made.
+func (m *masker) mark(secret []bool, line *reading) {
+	text := line.String()
+	for _, s := range m.secrets {
+		for end := 0; ; {
+			at := strings.Index(text[end:], s)
+			if at < 0 {
+				break
+			}
+			at += end
+			end = at + len(s)
+			// An escape may stand for more than the last letter of the secret.
+			for end < len(text) && line.from[end] == line.from[end-1] {
+				end++
+			}
+			for i := line.from[at]; i < line.from[end]; i++ {
+				secret[i] = true
+			}
+		}
+	}
 }

@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +20,7 @@ import (
 
 // fuzzSecrets are the parts of the fuzzed webhook's configuration that its
 // receiver knows and nobody else may learn.
-var fuzzSecrets = []string{"pathSecret1", "querySecret2", "passSecret3", "headerSecret4", "signingSecret5"}
+var fuzzSecrets = []string{"pathSecret1", "querySecret2", "pass word long", "headerSecret4", "signingSecret5"}
 
 // Whatever a receiver sends back, the attempt is a success or an error of a known
 // class, what may be shown of it is fit to be shown, and a success that can be read
@@ -28,7 +31,7 @@ func FuzzWebhookAnswer(f *testing.F) {
 		defer h.Close()
 		webhook, err := NewWebhook(h, WebhookConfig{
 			Endpoint: Endpoint{
-				URL:     "http://user:passSecret3@receiver.example/hooks/pathSecret1?token=querySecret2",
+				URL:     "http://user:pass%20word%20long@receiver.example/hooks/pathSecret1?token=querySecret2",
 				Headers: map[string]string{"X-Api-Key": "headerSecret4"},
 			},
 			SigningSecret: []byte("signingSecret5"),
@@ -94,15 +97,26 @@ func checkError(t *testing.T, err error) {
 	}
 }
 
-// checkShown fails where a text is not one short line without secrets.
+// checkShown fails where a text is not one short line without secrets, neither in
+// it nor in what its escapes stand for.
 func checkShown(t *testing.T, text string) {
 	t.Helper()
 	if len(text) > maxText || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
 		t.Errorf("unfit to be shown: %q", text)
 	}
-	for _, secret := range fuzzSecrets {
-		if strings.Contains(text, secret) {
-			t.Errorf("%s is in %q", secret, text)
+	readings := []string{text, html.UnescapeString(text)}
+	if reading, err := url.QueryUnescape(text); err == nil {
+		readings = append(readings, reading)
+	}
+	var reading string
+	if json.Unmarshal([]byte(`"`+text+`"`), &reading) == nil {
+		readings = append(readings, reading)
+	}
+	for _, reading := range readings {
+		for _, secret := range fuzzSecrets {
+			if strings.Contains(strings.Join(strings.Fields(reading), " "), secret) {
+				t.Errorf("%s is in %q", secret, text)
+			}
 		}
 	}
 }
