@@ -230,7 +230,8 @@ type NotificationRequestSpec struct {
 	// a channel without idempotency of its own: Retry sends again, and the message
 	// may arrive twice; Hold waits for the annotation
 	// notification.kubernaut.ai/resolve with <channel>=Sent, <channel>=Retry or
-	// <channel>=Failed; AssumeSent takes it as sent.
+	// <channel>=Failed; AssumeSent takes it as sent. Where Retry has led to a
+	// possible duplicate already, another attempt in doubt is held as with Hold.
 	// +optional
 	// +default="Retry"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,6 +36,15 @@ type Channels struct {
 
 var secretMetadata = metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}}
 
+// console stands for the built-in channel, which no object describes.
+var console = &v1alpha1.NotificationChannel{
+	ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.ConsoleChannel},
+	Spec:       v1alpha1.NotificationChannelSpec{Type: v1alpha1.ChannelConsole},
+}
+
+// consoleTimeout is ample for a write to a pipe that is read.
+const consoleTimeout = 10 * time.Second
+
 // lookup returns what the plan needs to know of the channels of nr, and the
 // NotificationChannels themselves. It reads no secret.
 func (c *Channels) lookup(ctx context.Context, nr *v1alpha1.NotificationRequest) (map[string]channel, map[string]*v1alpha1.NotificationChannel) {
@@ -42,7 +52,8 @@ func (c *Channels) lookup(ctx context.Context, nr *v1alpha1.NotificationRequest)
 	objects := map[string]*v1alpha1.NotificationChannel{}
 	for _, ref := range channelRefs(nr) {
 		if ref.Name == v1alpha1.ConsoleChannel {
-			known[ref.Name] = channel{kind: v1alpha1.ChannelConsole, idempotent: true}
+			known[ref.Name] = channel{kind: v1alpha1.ChannelConsole, idempotent: true, timeout: consoleTimeout}
+			objects[ref.Name] = console
 			continue
 		}
 		object := &v1alpha1.NotificationChannel{}
@@ -122,8 +133,12 @@ func (c *Channels) revision(ctx context.Context, object *v1alpha1.NotificationCh
 func (c *Channels) sender(ctx context.Context, object *v1alpha1.NotificationChannel) (delivery.Sender, error) {
 	secrets := secretReader{ctx: ctx, reader: c.Secrets, namespace: object.Namespace, secrets: map[string]*corev1.Secret{}}
 	spec := object.Spec
-	if spec.Type == v1alpha1.ChannelFile {
+	switch spec.Type {
+	case v1alpha1.ChannelConsole:
+		return c.Console, nil
+	case v1alpha1.ChannelFile:
 		return delivery.NewFile(c.FileRoot, filepath.Join(object.Namespace, spec.File.Directory))
+	default:
 	}
 	endpoint := delivery.Endpoint{
 		URL:     secrets.text(spec.Webhook.URL, spec.Webhook.URLSecretRef),

@@ -144,10 +144,21 @@ func TestLookup(t *testing.T) {
 
 func TestConsoleNeedsNoObject(t *testing.T) {
 	channels, _ := newChannels(t)
-	known, _ := channels.lookup(t.Context(), newRequest(withChannels()))
+	channels.Console = senderFunc(func(context.Context, *delivery.Message) (delivery.Receipt, error) {
+		return delivery.Receipt{ExternalID: "7"}, nil
+	})
+	known, objects := channels.lookup(t.Context(), newRequest(withChannels()))
 	equal(t, "type", known["console"].kind, v1alpha1.ChannelConsole)
 	equal(t, "idempotent", known["console"].idempotent, true)
+	equal(t, "timeout", known["console"].timeout, 10*time.Second)
 	equal(t, "blocked", known["console"].blocked.Reason, "")
+	sender, err := channels.sender(t.Context(), objects["console"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	receipt, err := sender.Send(t.Context(), nil)
+	equal(t, "receipt", receipt.ExternalID, "7")
+	equal(t, "error", err, nil)
 }
 
 func TestUnreadableChannelBlocksNoOther(t *testing.T) {

@@ -77,6 +77,11 @@ func webhook() channel {
 	return channel{kind: v1alpha1.ChannelWebhook, timeout: 10 * time.Second, config: "A"}
 }
 
+// builtIn is the console.
+func builtIn() channel {
+	return channel{kind: v1alpha1.ChannelConsole, idempotent: true, timeout: consoleTimeout}
+}
+
 // longest is the jitter that draws the longest wait, shortest the one that draws none.
 func longest(limit time.Duration) time.Duration { return limit }
 func shortest(time.Duration) time.Duration      { return 0 }
@@ -98,7 +103,7 @@ func newLab(t testing.TB, change ...func(*v1alpha1.NotificationRequest)) *lab {
 	for _, ref := range channelRefs(l.nr) {
 		l.channels[ref.Name] = webhook()
 		if ref.Name == v1alpha1.ConsoleChannel {
-			l.channels[ref.Name] = channel{kind: v1alpha1.ChannelConsole, idempotent: true}
+			l.channels[ref.Name] = builtIn()
 		}
 	}
 	return l
@@ -173,6 +178,13 @@ func (l *lab) attempt(channel string, err *delivery.Error) decision {
 	}
 	l.begin(channel)
 	return l.end(channel, err)
+}
+
+// say has a person's words followed and taken off.
+func (l *lab) say(words string) {
+	l.t.Helper()
+	l.nr.Annotations = map[string]string{v1alpha1.ResolveAnnotation: words}
+	dropResolutions(l.nr, l.plan().spent)
 }
 
 // crash loses all that this process knew.

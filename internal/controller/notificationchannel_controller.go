@@ -42,7 +42,7 @@ type NotificationChannelReconciler struct {
 func (r *NotificationChannelReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("notificationchannel").
-		For(&v1alpha1.NotificationChannel{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		For(&v1alpha1.NotificationChannel{}, builder.WithPredicates(changed)).
 		WatchesMetadata(secretMetadata.DeepCopy(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, secret client.Object) []reconcile.Request {
 			var requests []reconcile.Request
 			for _, channel := range channelsOfSecret(ctx, r.Channels.Reader, secret) {

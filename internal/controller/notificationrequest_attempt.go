@@ -38,10 +38,10 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 	var begun []attempt
 	for i := range nr.Status.Deliveries {
 		d := &nr.Status.Deliveries[i]
-		object := objects[d.Channel]
-		if object == nil || !slices.Contains(due, d.Channel) {
+		if !slices.Contains(due, d.Channel) {
 			continue
 		}
+		object := objects[d.Channel]
 		key := client.ObjectKeyFromObject(object)
 		if !r.sends.acquire(key, client.ObjectKeyFromObject(nr)) {
 			continue
@@ -77,12 +77,14 @@ func (r *NotificationRequestReconciler) giveUp(nr *v1alpha1.NotificationRequest,
 }
 
 // start makes attempts side by side. The request is looked at again as each ends.
+// nr is as it was just written.
 func (r *NotificationRequestReconciler) start(ctx context.Context, nr *v1alpha1.NotificationRequest, begun []attempt) {
-	if len(begun) == 0 {
+	if len(begun) == 0 && len(r.sends.of(nr.UID)) == 0 {
 		return
 	}
 	// The step goes on writing to its own.
 	ctx, nr = context.WithoutCancel(ctx), nr.DeepCopy()
+	r.sends.keep(nr)
 	for _, a := range begun {
 		r.sends.start(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.object, a.number, func() outcome {
 			ctx, cancel := context.WithDeadline(ctx, a.latest)
@@ -92,19 +94,6 @@ func (r *NotificationRequestReconciler) start(ctx context.Context, nr *v1alpha1.
 			return r.send(ctx, nr, a)
 		})
 	}
-}
-
-// sendToConsole makes the attempt on the built-in channel at once. The key in the
-// line makes it idempotent, so it needs no intent in status.
-func (r *NotificationRequestReconciler) sendToConsole(ctx context.Context, nr *v1alpha1.NotificationRequest) {
-	i := slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == v1alpha1.ConsoleChannel })
-	a := attempt{
-		channel: channel{kind: v1alpha1.ChannelConsole},
-		name:    v1alpha1.ConsoleChannel,
-		number:  nr.Status.Deliveries[i].Attempts + 1,
-		sender:  r.Channels.Console,
-	}
-	r.sends.run(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.number, func() outcome { return r.send(ctx, nr, a) })
 }
 
 // send makes one attempt. A sender that panics leaves the attempt in doubt.
@@ -135,7 +124,7 @@ func (r *NotificationRequestReconciler) report(ctx context.Context, nr *v1alpha1
 	took := o.finished.Sub(o.started)
 	r.Metrics.attempts.WithLabelValues(string(a.channel.kind), result, reason).Inc()
 	r.Metrics.duration.WithLabelValues(string(a.channel.kind)).Observe(took.Seconds())
-	if a.object.Name != "" {
+	if a.channel.kind != v1alpha1.ChannelConsole { // no object could tell of it
 		r.Health.note(a.object, o)
 	}
 	log.FromContext(ctx).Info("Attempted delivery", "request", client.ObjectKeyFromObject(nr), "channel", a.name,

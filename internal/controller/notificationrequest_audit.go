@@ -68,22 +68,31 @@ func applyReceipts(status *v1alpha1.NotificationRequestStatus, receipts map[stri
 		if !ok || r.State == v1alpha1.AuditRecorded {
 			return
 		}
+		reason := truncate(receipt.Reason, 256)
+		if !receipt.Recorded && r.State == v1alpha1.AuditRejected && r.Message == reason {
+			return // offered again, with the same answer
+		}
 		r.State = v1alpha1.AuditRecorded
 		r.LogIndex = receipt.LogIndex
 		r.RecordedTime = new(metav1.NewTime(receipt.Time.Truncate(time.Second)))
 		r.Message = ""
 		if !receipt.Recorded {
 			r.State = v1alpha1.AuditRejected
-			r.Message = truncate(receipt.Reason, 256)
+			r.Message = reason
 		}
 	})
 }
 
-// pendingEvents builds the events that are still to be recorded. An event is a
-// function of the object alone: built again, from the object as it was stored, it
-// has the same bytes.
+// pendingEvents builds the events that are still to be recorded.
 func pendingEvents(nr *v1alpha1.NotificationRequest, includeBody bool) []audit.Event {
-	b := eventBuilder{nr: nr, includeBody: includeBody}
+	return eventsIn(v1alpha1.AuditPending, nr, includeBody)
+}
+
+// eventsIn builds the events that are in the given state. An event is a function
+// of the object alone: built again, from the object as it was stored, it has the
+// same bytes.
+func eventsIn(state v1alpha1.AuditState, nr *v1alpha1.NotificationRequest, includeBody bool) []audit.Event {
+	b := eventBuilder{nr: nr, state: state, includeBody: includeBody}
 	for i := range nr.Status.Deliveries {
 		d := &nr.Status.Deliveries[i]
 		for _, f := range d.AttemptFailures {
@@ -104,6 +113,7 @@ func pendingEvents(nr *v1alpha1.NotificationRequest, includeBody bool) []audit.E
 
 type eventBuilder struct {
 	nr          *v1alpha1.NotificationRequest
+	state       v1alpha1.AuditState
 	includeBody bool
 	events      []audit.Event
 }
@@ -143,9 +153,9 @@ func (b *eventBuilder) end(d *v1alpha1.Delivery) {
 	b.add(d.Audit, e, data)
 }
 
-// add completes an event and keeps it where it is still to be recorded.
+// add completes an event and keeps it where its record is in the state asked for.
 func (b *eventBuilder) add(record v1alpha1.AuditRecord, e audit.Event, data eventData) {
-	if record.State != v1alpha1.AuditPending {
+	if record.State != b.state {
 		return
 	}
 	nr := b.nr
@@ -200,6 +210,9 @@ func millis(from, to *metav1.MicroTime) *int64 {
 type receipts struct {
 	mu sync.Mutex
 	m  map[types.NamespacedName]map[string]audit.Receipt
+	// offered are the events of which this process knows that they were rejected,
+	// or that it has handed over although status says so.
+	offered map[types.NamespacedName]map[string]bool
 }
 
 func (r *receipts) add(all []audit.Receipt) {
@@ -209,12 +222,47 @@ func (r *receipts) add(all []audit.Receipt) {
 		r.m = map[types.NamespacedName]map[string]audit.Receipt{}
 	}
 	for _, receipt := range all {
-		key := types.NamespacedName{Namespace: receipt.Namespace, Name: receipt.ResourceID}
+		key, id := types.NamespacedName{Namespace: receipt.Namespace, Name: receipt.ResourceID}, receipt.EventID.String()
 		if r.m[key] == nil {
 			r.m[key] = map[string]audit.Receipt{}
 		}
-		r.m[key][receipt.EventID.String()] = receipt
+		r.m[key][id] = receipt
+		r.note(key, id, !receipt.Recorded)
 	}
+}
+
+// note is called with mu held.
+func (r *receipts) note(key types.NamespacedName, id string, offered bool) {
+	if !offered {
+		delete(r.offered[key], id)
+		if len(r.offered[key]) == 0 {
+			delete(r.offered, key)
+		}
+		return
+	}
+	if r.offered == nil {
+		r.offered = map[types.NamespacedName]map[string]bool{}
+	}
+	if r.offered[key] == nil {
+		r.offered[key] = map[string]bool{}
+	}
+	r.offered[key][id] = true
+}
+
+// offer reports whether a rejected event is to be handed over, and notes that it
+// was. withdraw takes the note back.
+func (r *receipts) offer(key types.NamespacedName, id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first := !r.offered[key][id]
+	r.note(key, id, true)
+	return first
+}
+
+func (r *receipts) withdraw(key types.NamespacedName, id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note(key, id, false)
 }
 
 func (r *receipts) of(key types.NamespacedName) map[string]audit.Receipt {
@@ -237,9 +285,10 @@ func (r *receipts) forget(key types.NamespacedName, known map[string]audit.Recei
 	}
 }
 
-// drop drops the receipts of a request that is gone.
+// drop drops what is known of a request that is gone.
 func (r *receipts) drop(key types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.m, key)
+	delete(r.offered, key)
 }

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -261,6 +262,12 @@ func TestReceiptsBecomeStatus(t *testing.T) {
 	equal(t, "settled", settled(l.nr), true)
 	checkSchema(t, l.nr)
 
+	later := rejected
+	later.Time = later.Time.Add(10 * time.Minute)
+	equal(t, "rejected again for the same reason", answer(later), got)
+	later.Reason = "another"
+	equal(t, "rejected for another reason", answer(later).Message, "another")
+
 	got = answer(recorded)
 	equal(t, "recorded later", got, v1alpha1.AuditRecord{
 		EventID: id, State: v1alpha1.AuditRecorded, LogIndex: new(int64(7)), RecordedTime: new(metav1.NewTime(born.Add(time.Hour))),
@@ -348,4 +355,102 @@ func TestMessageIsTheSameForEachAttempt(t *testing.T) {
 	keys = append(keys, message(nr, ops, 1).Key)
 	slices.Sort(keys)
 	equal(t, "keys that differ", len(slices.Compact(keys)), 3)
+}
+
+// rejectAll answers for all events that were handed over as DataStorage does to
+// what it will not take, and takes them off the list.
+func (b *bench) rejectAll() {
+	var answers []audit.Receipt
+	for _, e := range b.recorded {
+		answers = append(answers, audit.Receipt{EventID: e.EventID, Namespace: e.Namespace, ResourceID: e.ResourceID, Reason: "not to my liking", Time: time.Now()})
+	}
+	b.recorded = nil
+	b.receipts.add(answers)
+}
+
+func TestARejectedEventIsToldAndRecordedLaterThoughTheRequestHasFinished(t *testing.T) {
+	b := newBench(t, newRequest(withChannels(), func(nr *v1alpha1.NotificationRequest) { nr.Spec.TTLSecondsAfterFinished = new(int32(3600)) }))
+	b.send()
+	b.told()
+	handed := b.recorded
+	b.rejectAll()
+	b.failNext.Store(conflict())
+	b.mustLook()
+	equal(t, "told before status says so", b.told(), nil)
+	b.mustLook()
+	equal(t, "told", b.told(), []string{"Warning AuditRejected DataStorage rejected 1 event: not to my liking; " +
+		"it stays in the dead-letter queue and is offered again every 10 minutes and after a restart"})
+	nr := b.stored()
+	equal(t, "state", nr.Status.Deliveries[0].Audit.State, v1alpha1.AuditRejected)
+	equal(t, "finalizers", nr.Finalizers, nil)
+	equal(t, "handed over by the process that knows of the rejection", len(b.recorded), 0)
+	writes := b.writes.Load()
+	b.recorded = handed
+	b.rejectAll()
+	b.mustLook()
+	equal(t, "writes for the same answer again", b.writes.Load()-writes, int32(0))
+
+	b.recorded = handed
+	b.acknowledge()
+	b.recorded = nil
+	equal(t, "deleted later", b.mustLook() > 0, true)
+	nr = b.stored()
+	equal(t, "state", nr.Status.Deliveries[0].Audit.State, v1alpha1.AuditRecorded)
+	equal(t, "message", nr.Status.Deliveries[0].Audit.Message, "")
+	equal(t, "audited", nr.Status.Conditions[2].Status, metav1.ConditionTrue)
+	equal(t, "conditions", len(nr.Status.Conditions), 3)
+	equal(t, "told", b.told(), nil)
+	equal(t, "handed over", len(b.recorded), 0)
+	equal(t, "kept", len(b.receipts.m)+len(b.receipts.offered), 0)
+}
+
+func TestARestartOffersARejectedEventOnceMoreAsItWas(t *testing.T) {
+	for name, taken := range map[string]bool{"and it is rejected again": false, "and it is recorded": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, newRequest(withChannels()))
+			b.console = permanent()
+			b.send()
+			before := encode(t, b.recorded)
+			b.rejectAll()
+			b.mustLook()
+
+			// Another process, with nothing but status to go by.
+			again := newBench(t, newRequest(withChannels()))
+			again.Client, again.cluster = b.Client, b.cluster
+			again.refuse = errors.New("the disk is full")
+			equal(t, "looked at again where it was not taken", again.mustLook(), auditRetry)
+			again.refuse = nil
+			again.mustLook()
+			equal(t, "offered", encode(t, again.recorded), before)
+			equal(t, "state meanwhile", b.stored().Status.Deliveries[0].Audit.State, v1alpha1.AuditRejected)
+			again.mustLook()
+			again.mustLook()
+			equal(t, "offered without an answer", len(again.recorded), 2)
+			want := v1alpha1.AuditRejected
+			if taken {
+				again.acknowledge()
+				again.recorded = nil
+				want = v1alpha1.AuditRecorded
+			} else {
+				again.rejectAll()
+			}
+			for range 3 {
+				again.mustLook()
+			}
+			equal(t, "offered after the answer", len(again.recorded), 0)
+			records(&b.stored().Status, func(r *v1alpha1.AuditRecord) { equal(t, "state", r.State, want) })
+		})
+	}
+}
+
+func TestWhatWasOfferedIsForgottenWithItsRequest(t *testing.T) {
+	b := newBench(t, newRequest(withChannels()))
+	b.mustLook()
+	b.rejectAll()
+	b.mustLook()
+	if err := b.cluster.Delete(t.Context(), b.stored()); err != nil {
+		t.Fatal(err)
+	}
+	b.mustLook()
+	equal(t, "kept", len(b.receipts.m)+len(b.receipts.offered), 0)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -44,6 +43,9 @@ type NotificationRequestReconciler struct {
 	// Record hands an event to the audit store. Where it fails, the event stays
 	// pending in status and the request comes back.
 	Record func(audit.Event) error
+	// Recordable returns why an attempt could not be recorded now; none begins then.
+	// Nil: attempts begin whether or not. It must return soon.
+	Recordable func(context.Context) error
 	// IncludeBody has audit events carry the message's body.
 	IncludeBody bool
 	Metrics     *Metrics
@@ -51,6 +53,7 @@ type NotificationRequestReconciler struct {
 
 	wake     waker
 	sends    *sends
+	hold     *hold
 	receipts receipts
 }
 
@@ -81,15 +84,18 @@ func (r *NotificationRequestReconciler) reconcile(ctx context.Context, key types
 	defer r.sends.looked(key)
 	nr := &v1alpha1.NotificationRequest{}
 	err := r.Client.Get(ctx, key, nr)
-	if apierrors.IsNotFound(err) {
-		r.receipts.drop(key)
-		r.sends.drop(key)
-		return ctrl.Result{}, nil
-	}
-	if err != nil {
+	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, fmt.Errorf("get request: %w", err)
 	}
+	again := r.bury(ctx, key, nr.UID)
+	if err != nil {
+		r.receipts.drop(key)
+		return ctrl.Result{RequeueAfter: again}, nil
+	}
 	result, err := r.step(ctx, nr, stopping)
+	if again > 0 && (result.RequeueAfter == 0 || again < result.RequeueAfter) {
+		result.RequeueAfter = again
+	}
 	return result, client.IgnoreNotFound(err)
 }
 
@@ -98,8 +104,13 @@ func (r *NotificationRequestReconciler) reconcile(ctx context.Context, key types
 func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.NotificationRequest, stopping bool) (ctrl.Result, error) {
 	key := client.ObjectKeyFromObject(nr)
 	answers := r.receipts.of(key)
-	if !controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) && (nr.DeletionTimestamp != nil || settled(nr) && len(answers) == 0) {
-		return r.expire(ctx, nr)
+	if !controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) {
+		switch {
+		case nr.DeletionTimestamp != nil:
+			return ctrl.Result{}, nil
+		case settled(nr) && len(answers) == 0:
+			return r.conclude(ctx, nr, 0)
+		}
 	}
 	if !settled(nr) && !controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) {
 		if err := r.patch(ctx, nr, func() { controllerutil.AddFinalizer(nr, v1alpha1.Finalizer) }); err != nil {
@@ -111,20 +122,17 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
 	d := p.plan(nr)
 	p.unsent = nil // taken back once, an attempt may begin again
+	if len(d.due) > 0 && !stopping {
+		if p.held = r.hold.check(ctx, key); p.held.Class != "" {
+			held := p.plan(nr)
+			d.due, d.wait = held.due, held.wait
+		}
+	}
 	var begun []attempt
 	if !stopping {
-		if slices.Contains(d.due, v1alpha1.ConsoleChannel) {
-			r.sendToConsole(ctx, nr)
-			p.sends, p.now = r.sends.of(nr.UID), time.Now()
-			second := p.plan(nr)
-			d.due = second.due
-		}
 		begun = r.begin(ctx, nr, known, objects, d.due)
 		// What was begun, or could not be, changes when to look again.
-		after := p.plan(nr)
-		if d.wait = after.wait; slices.Contains(after.due, v1alpha1.ConsoleChannel) {
-			d.wait = time.Millisecond
-		}
+		d.wait = p.plan(nr).wait
 	}
 	summarize(nr, p.now)
 	if err := r.writeStatus(ctx, base, nr); err != nil {
@@ -147,39 +155,60 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 // conclude hands the events that status promises to the audit store, and lets
 // the request go once all of them are recorded.
 func (r *NotificationRequestReconciler) conclude(ctx context.Context, nr *v1alpha1.NotificationRequest, wait time.Duration) (ctrl.Result, error) {
-	if settled(nr) {
-		if controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) {
-			if err := r.patch(ctx, nr, func() { controllerutil.RemoveFinalizer(nr, v1alpha1.Finalizer) }); err != nil {
-				return ctrl.Result{}, fmt.Errorf("remove finalizer: %w", err)
-			}
-		}
-		return r.expire(ctx, nr)
+	if again := r.handOver(ctx, nr); again > 0 && (wait == 0 || wait > again) {
+		wait = again
 	}
+	if !settled(nr) {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
+	if controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) {
+		if err := r.patch(ctx, nr, func() { controllerutil.RemoveFinalizer(nr, v1alpha1.Finalizer) }); err != nil {
+			return ctrl.Result{}, fmt.Errorf("remove finalizer: %w", err)
+		}
+	}
+	if countAudit(&nr.Status, v1alpha1.AuditRejected) > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil // what it holds is recorded nowhere else
+	}
+	return r.expire(ctx, nr)
+}
+
+// handOver records the events that are pending and, once in the life of a
+// process, those that were rejected: what keeps them besides status may have gone
+// with the process before. It returns when to come back, 0 where nothing is open.
+func (r *NotificationRequestReconciler) handOver(ctx context.Context, nr *v1alpha1.NotificationRequest) (again time.Duration) {
 	var errs []error
-	answered := r.receipts.of(client.ObjectKeyFromObject(nr))
+	key := client.ObjectKeyFromObject(nr)
+	answered := r.receipts.of(key)
+	record := func(e audit.Event) bool {
+		err := r.Record(e)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("record %s: %w", e.EventType, err))
+		}
+		return err == nil
+	}
 	for _, e := range pendingEvents(nr, r.IncludeBody) {
 		if _, ok := answered[e.EventID.String()]; ok {
 			continue // the answer came after this step had begun, and the next step takes it
 		}
-		again := auditCheck
-		if err := r.Record(e); err != nil {
-			errs = append(errs, fmt.Errorf("record %s: %w", e.EventType, err))
-			again = auditRetry
-		}
-		if wait == 0 || wait > again {
-			wait = again
+		record(e)
+		again = auditCheck
+	}
+	for _, e := range eventsIn(v1alpha1.AuditRejected, nr, r.IncludeBody) {
+		if id := e.EventID.String(); r.receipts.offer(key, id) && !record(e) {
+			r.receipts.withdraw(key, id)
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		// No error of the step: its backoff would hold up the deliveries too.
 		log.FromContext(ctx).Error(err, "Events were not taken by the audit store and stay pending in status")
+		again = auditRetry
 	}
-	return ctrl.Result{RequeueAfter: wait}, nil
+	return again
 }
 
 // expire deletes a request that is done with once its time is up.
 func (r *NotificationRequestReconciler) expire(ctx context.Context, nr *v1alpha1.NotificationRequest) (ctrl.Result, error) {
-	if nr.DeletionTimestamp != nil || nr.Spec.TTLSecondsAfterFinished == nil || countAudit(&nr.Status, v1alpha1.AuditRejected) > 0 {
+	if nr.DeletionTimestamp != nil || nr.Spec.TTLSecondsAfterFinished == nil {
 		return ctrl.Result{}, nil
 	}
 	left := time.Until(nr.Status.FinishedTime.Add(time.Duration(*nr.Spec.TTLSecondsAfterFinished) * time.Second))

@@ -55,6 +55,7 @@ type bench struct {
 func newBench(t *testing.T, nr *v1alpha1.NotificationRequest, objects ...client.Object) *bench {
 	t.Helper()
 	nr.CreationTimestamp = metav1.NewTime(time.Now().Truncate(time.Second))
+	nr.Finalizers = []string{v1alpha1.Finalizer}
 	b := &bench{t: t, key: client.ObjectKeyFromObject(nr), woken: make(chan types.NamespacedName, 100), recorder: events.NewFakeRecorder(100)}
 	b.cluster = fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(append(objects, nr)...).
 		WithStatusSubresource(&v1alpha1.NotificationRequest{}, &v1alpha1.NotificationChannel{}).Build()
@@ -92,6 +93,7 @@ func newBench(t *testing.T, nr *v1alpha1.NotificationRequest, objects ...client.
 		},
 	}
 	b.sends = newSends(func(key types.NamespacedName) { b.woken <- key })
+	b.hold = newHold(nil, func(key types.NamespacedName) { b.woken <- key })
 	return b
 }
 
@@ -109,11 +111,19 @@ func (b *bench) mustLook() time.Duration {
 	return result.RequeueAfter
 }
 
-// ended waits for an attempt to end and looks at the request.
-func (b *bench) ended() {
+// ended waits for an attempt to end and looks at the request. It returns when to
+// look again.
+func (b *bench) ended() time.Duration {
 	b.t.Helper()
 	b.wait()
+	return b.mustLook()
+}
+
+// send has the one attempt that is due made.
+func (b *bench) send() {
+	b.t.Helper()
 	b.mustLook()
+	b.ended()
 }
 
 // wait returns the request that is woken next.
@@ -135,6 +145,16 @@ func (b *bench) stored() *v1alpha1.NotificationRequest {
 		b.t.Fatalf("get request: %v", err)
 	}
 	return nr
+}
+
+// update changes the status that is stored.
+func (b *bench) update(change func(*v1alpha1.NotificationRequest)) {
+	b.t.Helper()
+	nr := b.stored()
+	change(nr)
+	if err := b.cluster.Status().Update(b.t.Context(), nr); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 // acknowledge answers for all events that were recorded.
@@ -174,7 +194,9 @@ func conflict() *error {
 
 func TestConsoleRequestTakesFourWrites(t *testing.T) {
 	b := newBench(t, newRequest(withChannels()))
-	equal(t, "looked at again", b.mustLook(), auditCheck)
+	b.mustLook()
+	equal(t, "state before it ends", b.stored().Status.Deliveries[0].State, v1alpha1.DeliveryInFlight)
+	equal(t, "looked at again", b.ended(), auditCheck)
 	nr := b.stored()
 	equal(t, "state", nr.Status.Deliveries[0].State, v1alpha1.DeliverySent)
 	equal(t, "finalizers", nr.Finalizers, []string{v1alpha1.Finalizer})
@@ -194,6 +216,7 @@ func TestConsoleRequestTakesFourWrites(t *testing.T) {
 	equal(t, "looked at again", b.mustLook(), time.Duration(0))
 	equal(t, "writes", b.writes.Load(), int32(4))
 	equal(t, "answers kept", len(b.receipts.m), 0)
+	equal(t, "channels whose health is noted", len(b.Health.m), 0)
 }
 
 func TestIntentIsInStatusBeforeTheMessageIsSent(t *testing.T) {
@@ -273,13 +296,55 @@ func TestOutcomeIsWrittenThoughTheFirstWriteFails(t *testing.T) {
 	equal(t, "told", len(b.told()), 1)
 }
 
-func TestConsolePrintsOnceThoughTheWriteFails(t *testing.T) {
+// A process prints the message and dies before status holds the outcome. Nobody
+// may say afterwards that the message was not sent.
+func TestAMessageIsInDoubtWhereItWasPrintedBeforeACrashAndTheRequestIsDeleted(t *testing.T) {
 	b := newBench(t, newRequest(withChannels()))
+	b.mustLook()
+	b.wait()
+	equal(t, "printed", len(b.printed), 1)
+
+	// Another process, with nothing but status to go by.
+	again := newBench(t, newRequest(withChannels()))
+	again.Client, again.cluster = b.Client, b.cluster
+	nr := b.stored()
+	if err := b.cluster.Delete(t.Context(), nr); err != nil {
+		t.Fatal(err)
+	}
+	wait := again.mustLook()
+	if left := time.Until(nr.Status.Deliveries[0].AttemptDeadline.Time); wait < left || wait > left+time.Second {
+		t.Errorf("looked at again in %s, and the attempt is in doubt in %s", wait, left)
+	}
+	again.update(func(nr *v1alpha1.NotificationRequest) { nr.Status.Deliveries[0].AttemptDeadline = micro(time.Now()) })
+	again.mustLook()
+	d := b.stored().Status.Deliveries[0]
+	equal(t, "state", d.State, v1alpha1.DeliveryFailed)
+	equal(t, "attempts", d.Attempts, int32(1))
+	const why = "the request was deleted before the message was sent; before that OutcomeUnknown: " +
+		"the controller stopped during the attempt, so nobody knows whether the channel accepted the message"
+	equal(t, "message", d.LastError.Message, why)
+	got := map[string]string{}
+	for _, e := range again.recorded {
+		got[e.EventType] = e.ErrorMessage
+	}
+	equal(t, "recorded", got, map[string]string{
+		audit.TypeRequestCancelled: "", audit.TypeMessageFailed: why,
+		audit.TypeAttemptAmbiguous: "the controller stopped during the attempt, so nobody knows whether the channel accepted the message",
+	})
+	equal(t, "printed again", len(again.printed), 0)
+}
+
+func TestARequestWithoutTheFinalizerGetsItBeforeAnAttemptBegins(t *testing.T) {
+	b := newBench(t, newRequest(withChannels()))
+	nr := b.stored()
+	nr.Finalizers = nil
+	if err := b.cluster.Update(t.Context(), nr); err != nil {
+		t.Fatal(err)
+	}
 	b.failNext.Store(conflict())
 	b.mustLook()
-	b.mustLook()
-	equal(t, "printed", len(b.printed), 1)
-	equal(t, "state", b.stored().Status.Deliveries[0].State, v1alpha1.DeliverySent)
+	equal(t, "finalizers", b.stored().Finalizers, []string{v1alpha1.Finalizer})
+	equal(t, "attempts", len(b.stored().Status.Deliveries), 0)
 }
 
 func TestUnusableChannelIsLookedAtAgain(t *testing.T) {
@@ -289,6 +354,7 @@ func TestUnusableChannelIsLookedAtAgain(t *testing.T) {
 	if wait <= 0 || wait > recheck+time.Second {
 		t.Errorf("looked at again in %s", wait)
 	}
+	b.ended()
 	nr := b.stored()
 	equal(t, "the other channel", nr.Status.Deliveries[0].State, v1alpha1.DeliverySent)
 	d := nr.Status.Deliveries[1]
@@ -327,7 +393,8 @@ func TestFullChannelIsWaitedForButNotLongerThanTheDeadline(t *testing.T) {
 func TestEventThatCannotBeKeptComesBack(t *testing.T) {
 	b := newBench(t, newRequest(withChannels()))
 	b.refuse = errors.New("the disk is full")
-	equal(t, "wait", b.mustLook(), auditRetry)
+	b.mustLook()
+	equal(t, "wait", b.ended(), auditRetry)
 	equal(t, "state", b.stored().Status.Deliveries[0].Audit.State, v1alpha1.AuditPending)
 	b.refuse = nil
 	b.mustLook()
@@ -344,6 +411,9 @@ func TestFailedWriteToTheConsoleIsTriedAgain(t *testing.T) {
 		if wait := b.mustLook(); n > 1000 || wait > auditCheck || wait <= 0 {
 			t.Fatalf("looked at again in %s", wait)
 		}
+		if b.stored().Status.Deliveries[0].State == v1alpha1.DeliveryInFlight {
+			b.ended()
+		}
 	}
 	equal(t, "printed", len(b.printed), 3)
 	equal(t, "state", b.stored().Status.Deliveries[0].State, v1alpha1.DeliveryFailed)
@@ -352,7 +422,7 @@ func TestFailedWriteToTheConsoleIsTriedAgain(t *testing.T) {
 func TestSenderThatPanicsLeavesADoubt(t *testing.T) {
 	b := newBench(t, newRequest(withChannels(), withMaxAttempts(1)))
 	b.Channels.Console = senderFunc(func(context.Context, *delivery.Message) (delivery.Receipt, error) { panic("oops") })
-	b.mustLook()
+	b.send()
 	d := b.stored().Status.Deliveries[0]
 	equal(t, "reason", d.LastError.Reason, "Panic")
 	equal(t, "state", d.State, v1alpha1.DeliveryFailed)
@@ -361,7 +431,6 @@ func TestSenderThatPanicsLeavesADoubt(t *testing.T) {
 // inDoubt is a request that is held in doubt on ops.
 func inDoubt(channels ...string) *v1alpha1.NotificationRequest {
 	return newRequest(withChannels(channels...), withPolicy(v1alpha1.AmbiguousHold), func(nr *v1alpha1.NotificationRequest) {
-		nr.Finalizers = []string{v1alpha1.Finalizer}
 		ensureDeliveries(nr)
 		d := &nr.Status.Deliveries[len(channels)-1]
 		begin(d, webhook(), time.Now())
@@ -381,7 +450,10 @@ func TestWordOfAPersonIsTakenOffAsItIsFollowed(t *testing.T) {
 			equal(t, "annotation", b.stored().Annotations[v1alpha1.ResolveAnnotation], "mail=Sent")
 			b.mustLook()
 			equal(t, "state", b.stored().Status.Deliveries[len(channels)-1].State, v1alpha1.DeliveryInFlight)
-			b.ended()
+			for range channels {
+				b.wait()
+			}
+			b.mustLook()
 			equal(t, "calls", calls.Load(), int32(1))
 			d := b.stored().Status.Deliveries[len(channels)-1]
 			equal(t, "state", d.State, v1alpha1.DeliverySent)
@@ -404,7 +476,7 @@ func TestFinishedRequestIsDeletedWhenItsTimeIsUp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, newRequest(withChannels(), func(nr *v1alpha1.NotificationRequest) { nr.Spec.TTLSecondsAfterFinished = c.ttl }))
-			b.mustLook()
+			b.send()
 			b.acknowledge()
 			if c.rejected {
 				r := b.receipts.of(b.key)
@@ -516,5 +588,61 @@ func TestAnAttemptHasItsRequestToItself(t *testing.T) {
 	equal(t, "calls", calls.Load(), int32(1))
 	for _, d := range b.stored().Status.Deliveries {
 		equal(t, d.Channel, d.State, v1alpha1.DeliverySent)
+	}
+}
+
+func TestNoAttemptBeginsWhileItCouldNotBeRecorded(t *testing.T) {
+	object, calls := receiver(t, accept)
+	b := newBench(t, newRequest(withChannels(ops, "console")), object)
+	storage := &storage{err: errors.New("connection refused")}
+	b.hold.ask = storage.ask
+	if wait := b.mustLook(); wait <= 0 || wait > recheck {
+		t.Errorf("looked at again in %s", wait)
+	}
+	nr := b.stored()
+	for _, d := range nr.Status.Deliveries {
+		equal(t, "state of "+d.Channel, d.State, v1alpha1.DeliveryPending)
+		equal(t, "attempts on "+d.Channel, d.Attempts, int32(0))
+	}
+	const why = "nothing is sent while DataStorage cannot record it: connection refused"
+	equal(t, "status", read(nr)[1:strings.Index(read(nr), "\nDelivered")],
+		"Ready=False Pending: sent to 0 of 2 channels; ops: AuditOutage: "+why+"; console: AuditOutage: "+why)
+	equal(t, "told", b.told(), []string{"Warning DeliveryDelayed ops: AuditOutage: " + why, "Warning DeliveryDelayed console: AuditOutage: " + why})
+	equal(t, "places taken", len(b.sends.slots), 0)
+	b.mustLook()
+	equal(t, "sent", int(calls.Load())+len(b.printed), 0)
+	equal(t, "told again", b.told(), nil)
+
+	storage.set(nil)
+	woken, over := b.hold.look(t.Context())
+	equal(t, "over", over, true)
+	equal(t, "woken", woken, 1)
+	equal(t, "woken", b.wait(), b.key)
+	b.mustLook()
+	b.wait()
+	b.ended()
+	nr = b.stored()
+	for _, d := range nr.Status.Deliveries {
+		equal(t, "state of "+d.Channel, d.State, v1alpha1.DeliverySent)
+		equal(t, "attempts on "+d.Channel, d.Attempts, int32(1))
+	}
+	equal(t, "sent", int(calls.Load())+len(b.printed), 2)
+}
+
+func TestDataStorageIsAskedOnlyWhereAnAttemptWouldBegin(t *testing.T) {
+	for name, change := range map[string]func(*v1alpha1.NotificationRequest){
+		"suspended": func(nr *v1alpha1.NotificationRequest) { nr.Spec.Suspend = new(true) },
+		"too early": func(nr *v1alpha1.NotificationRequest) {
+			nr.Spec.NotBefore = new(metav1.NewTime(time.Now().Add(time.Hour)))
+		},
+		"held": func(nr *v1alpha1.NotificationRequest) { nr.Status = inDoubt(ops).Status },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, newRequest(change), newChannel())
+			storage := &storage{}
+			b.hold.ask = storage.ask
+			b.mustLook()
+			equal(t, "questions", storage.questions(), 0)
+		})
 	}
 }

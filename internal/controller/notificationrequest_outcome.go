@@ -36,12 +36,7 @@ func undo(d *v1alpha1.Delivery) {
 }
 
 // fold takes the outcome of an attempt of this process into status.
-func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, ch channel, o outcome) {
-	d.Attempts = o.attempt
-	if d.State != v1alpha1.DeliveryInFlight {
-		// The channel needs no intent, so this is the first that status hears of it.
-		d.ChannelType, d.Idempotent = string(ch.kind), new(ch.idempotent)
-	}
+func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, o outcome) {
 	d.StartedTime = micro(o.started)
 	d.AttemptDeadline, d.NextAttemptTime, d.HeldConfig = nil, nil, ""
 	d.ContentDigest = o.receipt.Digest
@@ -89,7 +84,8 @@ func (p *planner) doubt(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, 
 		p.again(nr, d, at, 0)
 	case nr.Spec.OnAmbiguous == v1alpha1.AmbiguousAssumeSent:
 		sent(nr, d, at)
-	case nr.Spec.OnAmbiguous == v1alpha1.AmbiguousHold:
+	case nr.Spec.OnAmbiguous == v1alpha1.AmbiguousHold, isTrue(d.PossibleDuplicate):
+		// Nobody asked for more than one duplicate.
 		d.State = v1alpha1.DeliveryAmbiguous
 	default:
 		p.again(nr, d, at, 0)

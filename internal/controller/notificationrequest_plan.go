@@ -20,6 +20,8 @@ const (
 	maxFailures = 20
 	// reasonAuditBacklog is why a delivery waits for the audit events of others.
 	reasonAuditBacklog = "AuditBacklog"
+	// reasonAuditOutage is why a delivery waits for DataStorage.
+	reasonAuditOutage = "AuditOutage"
 	// recheck is when to look again at what could not be read.
 	recheck = 30 * time.Second
 	// refusedRecheck is when, at the earliest, a channel that refused its unchanged
@@ -58,14 +60,7 @@ type sendState struct {
 // answers reports whether this is the attempt that the delivery waits for, and
 // not one that another process has taken over or settled meanwhile.
 func (s sendState) answers(d *v1alpha1.Delivery) bool {
-	switch d.State {
-	case v1alpha1.DeliveryInFlight:
-		return s.attempt == d.Attempts
-	case v1alpha1.DeliveryPending, v1alpha1.DeliveryRetrying:
-		return s.attempt == d.Attempts+1
-	default:
-		return false
-	}
+	return d.State == v1alpha1.DeliveryInFlight && s.attempt == d.Attempts
 }
 
 // planner holds what a plan is made from. Two plans from the same planner and
@@ -76,7 +71,9 @@ type planner struct {
 	// unsent are the starts of attempts that this process did not make.
 	unsent   map[string][]time.Time
 	receipts map[string]audit.Receipt
-	now      time.Time
+	// held is why no attempt may begin on any channel, zero where one may.
+	held v1alpha1.DeliveryError
+	now  time.Time
 	// spent are the channels whose words earlier plans have followed.
 	spent []string
 	// jitter returns a duration drawn evenly from zero to its argument.
@@ -104,7 +101,7 @@ func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
 			undo(d)
 		}
 		if s, ok := p.sends[d.Channel]; ok && s.done && s.answers(d) {
-			p.fold(nr, d, p.channels[d.Channel], s.outcome)
+			p.fold(nr, d, s.outcome)
 		}
 	}
 	finish(nr)
@@ -173,7 +170,7 @@ func (d *decision) look(now, at time.Time) {
 
 // ready finds out whether a delivery that waits for its next attempt may begin it.
 func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery, ch channel, d *decision) {
-	if dl.HeldConfig == "" || dl.LastError.Reason == reasonAuditBacklog {
+	if dl.HeldConfig == "" || dl.LastError.Reason == reasonAuditBacklog || dl.LastError.Reason == reasonAuditOutage {
 		// What was in the way when last looked at may be gone.
 		dl.LastError = lastAttemptError(dl)
 	}
@@ -191,10 +188,11 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 			Class: v1alpha1.ErrorTransient, Reason: reasonAuditBacklog,
 			Message: fmt.Sprintf("%d failed attempts are not recorded in DataStorage yet; the next one waits for that", maxFailures),
 		}
-	case dl.HeldConfig != "" && dl.HeldConfig != ch.config:
-		d.due = append(d.due, dl.Channel)
-	case dl.NextAttemptTime != nil && p.now.Before(dl.NextAttemptTime.Time):
+	case dl.NextAttemptTime != nil && p.now.Before(dl.NextAttemptTime.Time) && (dl.HeldConfig == "" || dl.HeldConfig == ch.config):
 		d.look(p.now, dl.NextAttemptTime.Time)
+	case p.held.Class != "":
+		dl.LastError = p.held
+		d.look(p.now, p.now.Add(recheck))
 	default:
 		d.due = append(d.due, dl.Channel)
 	}

@@ -37,6 +37,12 @@ func TestPlanKeepsItsPromisesWhateverHappens(t *testing.T) {
 			"delete":    w.remove,
 			"word":      w.word,
 			"refusals":  w.refusals,
+			"outage": func(t *rapid.T) {
+				w.held = v1alpha1.DeliveryError{}
+				if rapid.Bool().Draw(t, "away") {
+					w.held = outage
+				}
+			},
 		})
 		w.settle(t)
 	})
@@ -57,6 +63,7 @@ type world struct {
 	stored   *v1alpha1.NotificationRequest // as the API server holds it
 	channels map[string]channel
 	now      time.Time
+	held     v1alpha1.DeliveryError // while DataStorage is away
 
 	// What the process that leads has in memory.
 	sends    map[string]sendState
@@ -103,7 +110,7 @@ func newWorld(t *rapid.T) *world {
 		w.offered[name], w.failures[name] = map[int32]map[string]bool{}, map[int32]string{}
 	}
 	if _, ok := w.channels[v1alpha1.ConsoleChannel]; ok {
-		w.channels[v1alpha1.ConsoleChannel] = channel{kind: v1alpha1.ChannelConsole, idempotent: true}
+		w.channels[v1alpha1.ConsoleChannel] = builtIn()
 	}
 	return w
 }
@@ -114,23 +121,15 @@ func (w *world) step(t *rapid.T, write int) {
 	nr := w.stored.DeepCopy()
 	p := planner{
 		channels: w.channels, sends: maps.Clone(w.sends), unsent: maps.Clone(w.unsent), receipts: maps.Clone(w.receipts), now: w.now,
+		held: w.held,
 		jitter: func(limit time.Duration) time.Duration {
 			return time.Duration(rapid.Int64Range(0, int64(limit)).Draw(t, "jitter"))
 		},
 	}
 	d := w.plan(t, &p, nr)
-	due := d.due
-	if slices.Contains(due, v1alpha1.ConsoleChannel) {
-		attempt := w.delivery(nr, v1alpha1.ConsoleChannel).Attempts + 1
-		w.sends[v1alpha1.ConsoleChannel] = sendState{outcome: outcome{attempt: attempt}}
-		w.report(t, v1alpha1.ConsoleChannel)
-		p.sends = maps.Clone(w.sends)
-		second := w.plan(t, &p, nr)
-		due = second.due
-	}
 	begun := map[string]int32{}
-	for _, channel := range due {
-		if channel != v1alpha1.ConsoleChannel && rapid.IntRange(0, 5).Draw(t, "place") > 0 {
+	for _, channel := range d.due {
+		if rapid.IntRange(0, 5).Draw(t, "place") > 0 {
 			dl := w.delivery(nr, channel)
 			begin(dl, w.channels[channel], w.now)
 			begun[channel] = dl.Attempts
@@ -336,6 +335,9 @@ func (w *world) checkWaiting(t *rapid.T, nr *v1alpha1.NotificationRequest, dl *v
 // checkSend: an attempt is let go once, and after one that may have arrived only
 // where the policy, or a person, has allowed that, and with a flag.
 func (w *world) checkSend(t *rapid.T, nr *v1alpha1.NotificationRequest, channel string, attempt int32) {
+	if w.held.Class != "" {
+		t.Fatalf("attempt %d on %s begins while DataStorage is away", attempt, channel)
+	}
 	if slices.Contains(w.sent[channel], attempt) {
 		t.Fatalf("attempt %d on %s is made twice", attempt, channel)
 	}
@@ -357,6 +359,10 @@ func (w *world) checkSend(t *rapid.T, nr *v1alpha1.NotificationRequest, channel 
 	case v1alpha1.AmbiguousHold:
 		if doubts > w.words[channel] {
 			t.Fatalf("%s was in doubt %d times and a person said Retry %d times, and it is sent to again", channel, doubts, w.words[channel])
+		}
+	case v1alpha1.AmbiguousRetry:
+		if doubts > w.words[channel]+1 {
+			t.Fatalf("%s was in doubt %d times and a person said Retry %d times, and it is sent to a third time", channel, doubts, w.words[channel])
 		}
 	}
 }

@@ -129,6 +129,9 @@ func TestSpentAttemptsEndTheDelivery(t *testing.T) {
 	for name, err := range map[string]func() *delivery.Error{"transient": transient, "in doubt": unanswered} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, withMaxAttempts(3))
+			ch := l.channels[ops]
+			ch.idempotent = name == "in doubt"
+			l.channels[ops] = ch
 			for range 3 {
 				l.attempt(ops, err())
 				l.pass(time.Hour)
@@ -257,6 +260,74 @@ func TestBlockedChannelSaysWhyAndIsNotTried(t *testing.T) {
 	}
 }
 
+// outage is why nothing may be sent while DataStorage is away.
+var outage = v1alpha1.DeliveryError{
+	Class: v1alpha1.ErrorTransient, Reason: reasonAuditOutage, Message: "nothing is sent while DataStorage cannot record it: refused",
+}
+
+func TestNoAttemptIsDueWhileDataStorageIsAway(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*lab)
+		before  string // the reason that comes back when the outage is over
+		sent    int32
+	}{
+		"new":             {func(*lab) {}, "", 1},
+		"after a failure": {func(l *lab) { l.attempt(ops, transient()); l.pass(time.Minute) }, delivery.ReasonServerError, 2},
+		"after a refusal": {func(l *lab) { l.attempt(ops, refused()); l.pass(time.Hour) }, delivery.ReasonUnauthorized, 2},
+		"after a change":  {func(l *lab) { l.attempt(ops, refused()); l.channels[ops] = channel{timeout: time.Second, config: "B"} }, delivery.ReasonUnauthorized, 2},
+		"after a person's retry": {func(l *lab) {
+			l.nr.Spec.OnAmbiguous = v1alpha1.AmbiguousHold
+			l.attempt(ops, unanswered())
+			l.say("ops=Retry")
+		}, delivery.ReasonTimeout, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			c.prepare(l)
+			l.plan()
+			before := *l.delivery(ops)
+			l.held = outage
+			d := l.plan()
+			equal(t, "due", d.due, nil)
+			equal(t, "looked at again", d.wait, recheck)
+			equal(t, "why", l.delivery(ops).LastError, outage)
+			l.held = v1alpha1.DeliveryError{}
+			equal(t, "due when it is over", l.plan().due, []string{ops})
+			equal(t, "delivery when it is over", *l.delivery(ops), before)
+			equal(t, "reason when it is over", l.delivery(ops).LastError.Reason, c.before)
+			l.attempt(ops, nil)
+			equal(t, "attempts", l.delivery(ops).Attempts, c.sent)
+		})
+	}
+	t.Run("nor is what waits for something else called held", func(t *testing.T) {
+		l := newLab(t)
+		l.held = outage
+		l.nr.Spec.Suspend = new(true)
+		l.plan()
+		equal(t, "why", l.delivery(ops).LastError.Reason, "")
+	})
+	t.Run("and the deadline ends it", func(t *testing.T) {
+		l := newLab(t, withDeadline("10m"))
+		l.held = outage
+		l.plan()
+		l.now = born.Add(10 * time.Minute)
+		l.plan()
+		equal(t, "state", l.delivery(ops).State, v1alpha1.DeliverySkipped)
+		equal(t, "message", l.delivery(ops).LastError.Message,
+			"the message was not sent within the deadline of 10m; before that AuditOutage: "+outage.Message)
+	})
+	t.Run("but an attempt that has begun is finished", func(t *testing.T) {
+		l := newLab(t)
+		l.plan()
+		l.begin(ops)
+		l.held = outage
+		l.plan()
+		equal(t, "state", l.delivery(ops).State, v1alpha1.DeliveryInFlight)
+		l.end(ops, nil)
+		equal(t, "state", l.delivery(ops).State, v1alpha1.DeliverySent)
+	})
+}
+
 func TestBlockThatIsGoneIsNoLongerNamed(t *testing.T) {
 	block := func(l *lab) {
 		ch := webhook()
@@ -362,6 +433,68 @@ func TestAttemptInDoubt(t *testing.T) {
 			check(t, l, l.plan(), "OutcomeUnknown")
 		})
 	}
+}
+
+func TestASecondDoubtIsHeldForAPerson(t *testing.T) {
+	maybe := transient()
+	maybe.MaybeDelivered = true
+	for name, first := range map[string]func(*lab){
+		"after a doubt":                       func(l *lab) { l.attempt(ops, unanswered()) },
+		"after a process that is gone":        func(l *lab) { l.plan(); l.begin(ops); l.crash() },
+		"after an answer of somebody between": func(l *lab) { l.attempt(ops, maybe) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			first(l)
+			l.pass(time.Minute)
+			l.plan()
+			l.pass(time.Minute)
+			d := l.attempt(ops, unanswered())
+			equal(t, "state", l.delivery(ops).State, v1alpha1.DeliveryAmbiguous)
+			equal(t, "possible duplicate", l.delivery(ops).PossibleDuplicate, new(true))
+			equal(t, "next attempt", l.delivery(ops).NextAttemptTime, nil)
+			equal(t, "due", d.due, nil)
+			equal(t, "wait for a person until", l.now.Add(d.wait), born.Add(24*time.Hour))
+			l.crash()
+			l.pass(time.Hour)
+			equal(t, "due after a restart", l.plan().due, nil)
+
+			for range 2 { // a person may ask for as many as there are
+				l.say("ops=Retry")
+				l.attempt(ops, unanswered())
+				equal(t, "state after a person's retry", l.delivery(ops).State, v1alpha1.DeliveryAmbiguous)
+			}
+			l.now = born.Add(24 * time.Hour)
+			l.plan()
+			equal(t, "state at the deadline", l.delivery(ops).State, v1alpha1.DeliveryFailed)
+			equal(t, "reason at the deadline", l.delivery(ops).LastError.Reason, "DeadlineExceeded")
+		})
+	}
+	t.Run("and so is one that spends the last attempt", func(t *testing.T) {
+		l := newLab(t, withMaxAttempts(2))
+		l.attempt(ops, unanswered())
+		l.pass(time.Minute)
+		l.attempt(ops, unanswered())
+		equal(t, "state", l.delivery(ops).State, v1alpha1.DeliveryAmbiguous)
+	})
+	t.Run("but not where the channel is idempotent", func(t *testing.T) {
+		l := newLab(t)
+		ch := l.channels[ops]
+		ch.idempotent = true
+		l.channels[ops] = ch
+		for range 3 {
+			l.attempt(ops, unanswered())
+			equal(t, "state", l.delivery(ops).State, v1alpha1.DeliveryRetrying)
+			l.pass(time.Minute)
+		}
+	})
+	t.Run("nor where it counts as sent", func(t *testing.T) {
+		l := newLab(t, withPolicy(v1alpha1.AmbiguousAssumeSent))
+		l.attempt(ops, maybe)
+		l.pass(time.Minute)
+		l.attempt(ops, unanswered())
+		equal(t, "state", l.delivery(ops).State, v1alpha1.DeliverySent)
+	})
 }
 
 func TestDuplicateIsFlaggedWhereAnAnswerLeavesDoubt(t *testing.T) {

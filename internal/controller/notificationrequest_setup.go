@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -43,21 +44,21 @@ const (
 // SetupWithManager adds the controller to a manager. No request is looked at
 // before gate lets the controller's workers start.
 func (r *NotificationRequestReconciler) SetupWithManager(mgr ctrl.Manager, gate source.Source, registry prometheus.Registerer, workers int) error {
-	r.sends = newSends(r.wake.request)
+	r.sends, r.hold = newSends(r.wake.request), newHold(r.Recordable, r.wake.request)
 	registry.MustRegister(newStateCollector(mgr.GetCache(), r.sends.running))
 	if err := indexFields(mgr); err != nil {
 		return err
 	}
-	if err := mgr.Add(manager.RunnableFunc(r.drain)); err != nil {
-		return fmt.Errorf("add drain: %w", err)
+	if err := errors.Join(mgr.Add(manager.RunnableFunc(r.drain)), mgr.Add(manager.RunnableFunc(r.hold.watch))); err != nil {
+		return fmt.Errorf("add runnables: %w", err)
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("notificationrequest").
 		// Status is written by this controller alone and says nothing new to it.
 		For(&v1alpha1.NotificationRequest{}, builder.WithPredicates(predicate.Or(
-			predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, letGo))).
+			changed, predicate.AnnotationChangedPredicate{}, letGo))).
 		Watches(&v1alpha1.NotificationChannel{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfChannel),
-			builder.WithPredicates(predicate.GenerationChangedPredicate{}, news)).
+			builder.WithPredicates(changed, news)).
 		WatchesMetadata(secretMetadata.DeepCopy(), handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret),
 			builder.WithPredicates(predicate.ResourceVersionChangedPredicate{}, news)).
 		WatchesRawSource(gate).
@@ -97,6 +98,16 @@ var letGo = predicate.Funcs{
 			controllerutil.ContainsFinalizer(e.ObjectOld, v1alpha1.Finalizer) && !settled(nr)
 	},
 }
+
+// changed notices a new generation, and an object that was deleted and made again
+// while nothing was heard from the API server: that looks like an update of the
+// first, and both are of generation 1.
+var changed = predicate.Or(predicate.GenerationChangedPredicate{}, predicate.Funcs{
+	CreateFunc:  func(event.CreateEvent) bool { return false },
+	DeleteFunc:  func(event.DeleteEvent) bool { return false },
+	GenericFunc: func(event.GenericEvent) bool { return false },
+	UpdateFunc:  func(e event.UpdateEvent) bool { return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() },
+})
 
 // waker has requests looked at again once the controller has started.
 type waker struct {

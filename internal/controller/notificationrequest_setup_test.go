@@ -18,3 +18,17 @@ func TestALostFinalizerIsNoticedUntilTheRequestIsSettled(t *testing.T) {
 	equal(t, "still there", letGo.Update(event.UpdateEvent{ObjectOld: held, ObjectNew: held}), false)
 	equal(t, "let go when settled", letGo.Update(event.UpdateEvent{ObjectOld: held, ObjectNew: done}), false)
 }
+
+func TestAnObjectThatWasMadeAgainUnseenIsNoticed(t *testing.T) {
+	first := newRequest()
+	touched := first.DeepCopy()
+	touched.Labels = map[string]string{"touched": "1"}
+	second := first.DeepCopy()
+	second.UID = "another"
+	equal(t, "touched", changed.Update(event.UpdateEvent{ObjectOld: first, ObjectNew: touched}), false)
+	equal(t, "made again", changed.Update(event.UpdateEvent{ObjectOld: first, ObjectNew: second}), true)
+	second.UID, second.Generation = first.UID, 2
+	equal(t, "changed", changed.Update(event.UpdateEvent{ObjectOld: first, ObjectNew: second}), true)
+	equal(t, "created", changed.Create(event.CreateEvent{Object: first}), true)
+	equal(t, "deleted", changed.Delete(event.DeleteEvent{Object: first}), true)
+}

@@ -15,7 +15,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
 )
+
+// offers is when the dead-letter queue gives a rejected event another try.
+var offers = fmt.Sprintf("every %.0f minutes", audit.RejectedRecheck.Minutes())
 
 // writeStatus writes nr's status where it differs from base's. It fails with a
 // conflict where anybody has written the object since base was read.
@@ -143,7 +147,7 @@ func auditedness(nr *v1alpha1.NotificationRequest) (reason, message string) {
 	case pending > 0:
 		return v1alpha1.ReasonPending, count(pending, "event") + " not recorded in DataStorage yet"
 	case rejected > 0:
-		return v1alpha1.ReasonRejected, fmt.Sprintf("DataStorage rejected %s: set aside, with the reason in deliveries", count(rejected, "event"))
+		return v1alpha1.ReasonRejected, fmt.Sprintf("DataStorage rejected %s: kept and offered again %s, with the reason in deliveries", count(rejected, "event"), offers)
 	}
 	return v1alpha1.ReasonRecorded, "DataStorage holds " + count(countAudit(&nr.Status, v1alpha1.AuditRecorded), "event")
 }
@@ -162,8 +166,12 @@ func stalled(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message s
 		case d.State.Final():
 		case d.State == v1alpha1.DeliveryAmbiguous:
 			reason = v1alpha1.ReasonAmbiguous
-			message = fmt.Sprintf("%s: nobody knows whether the message arrived: look there, then annotate this request with %s: %s=Sent, =Retry or =Failed",
-				d.Channel, v1alpha1.ResolveAnnotation, d.Channel)
+			twice := ""
+			if isTrue(d.PossibleDuplicate) {
+				twice = ", and it may have arrived more than once, so it is not sent again unasked"
+			}
+			message = fmt.Sprintf("%s: nobody knows whether the message arrived%s: look there, then annotate this request with %s: %s=Sent, =Retry or =Failed",
+				d.Channel, twice, v1alpha1.ResolveAnnotation, d.Channel)
 			if word := nr.Annotations[v1alpha1.ResolveAnnotation]; word != "" {
 				message += fmt.Sprintf("; the annotation now says %q, which settles nothing", truncate(word, 128))
 			}
@@ -207,8 +215,21 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 			warn("DeliveryDelayed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
 		}
 	}
-	if n := countAudit(after, v1alpha1.AuditRejected); n > countAudit(before, v1alpha1.AuditRejected) {
-		warn("AuditRejected", "Audit", "DataStorage rejected %s: set aside, with the reason in status", count(n, "event"))
+	was := map[string]v1alpha1.AuditState{}
+	records(before, func(r *v1alpha1.AuditRecord) { was[r.EventID] = r.State })
+	var reasons []string
+	records(after, func(r *v1alpha1.AuditRecord) {
+		if r.State == v1alpha1.AuditRejected && was[r.EventID] != r.State {
+			reasons = append(reasons, r.Message)
+		}
+	})
+	switch n := len(reasons); n {
+	case 0:
+	case 1:
+		warn("AuditRejected", "Audit", "DataStorage rejected 1 event: %s; it stays in the dead-letter queue and is offered again %s and after a restart", reasons[0], offers)
+	default:
+		warn("AuditRejected", "Audit", "DataStorage rejected %s, one of them: %s; they stay in the dead-letter queue and are offered again %s and after a restart",
+			count(n, "event"), reasons[0], offers)
 	}
 	if after.FinishedTime != nil && before.FinishedTime == nil && *after.Summary.Failed == 0 {
 		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Total, "channel") + " accepted the message"})

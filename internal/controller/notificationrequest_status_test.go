@@ -146,6 +146,19 @@ Audited=False Pending: the request is not finished
 Stalled=True Ambiguous: ops: nobody knows whether the message arrived: look there, then annotate this request with notification.kubernaut.ai/resolve: ops=Sent, =Retry or =Failed; the annotation now says "ops=sent", which settles nothing
 summary 0/1: 0 sent, 0 failed, 1 pending, 0 audited`,
 	},
+	"in doubt a second time": {
+		prepare: func(l *lab) {
+			l.attempt(ops, unanswered())
+			l.pass(time.Minute)
+			l.attempt(ops, unanswered())
+		},
+		want: `
+Ready=False Pending: sent to 0 of 1 channel; ops: Timeout: receiver.example: timed out after the message was written
+Delivered=False Pending: sent to 0 of 1 channel; ops: Timeout: receiver.example: timed out after the message was written
+Audited=False Pending: the request is not finished
+Stalled=True Ambiguous: ops: nobody knows whether the message arrived, and it may have arrived more than once, so it is not sent again unasked: look there, then annotate this request with notification.kubernaut.ai/resolve: ops=Sent, =Retry or =Failed
+summary 0/1: 0 sent, 0 failed, 1 pending, 0 audited`,
+	},
 	"held for the audit's sake": {
 		prepare: func(l *lab) {
 			l.jitter = shortest
@@ -183,9 +196,23 @@ summary 1/1: 1 sent, 0 failed, 0 pending, 1 audited`,
 		want: `
 Ready=True Sent: 1 channel accepted the message
 Delivered=True Sent: 1 channel accepted the message
-Audited=False Rejected: DataStorage rejected 1 event: set aside, with the reason in deliveries
-Stalled=True AuditRejected: DataStorage rejected 1 event: set aside, with the reason in deliveries
+Audited=False Rejected: DataStorage rejected 1 event: kept and offered again every 10 minutes, with the reason in deliveries
+Stalled=True AuditRejected: DataStorage rejected 1 event: kept and offered again every 10 minutes, with the reason in deliveries
 summary 1/1: 1 sent, 0 failed, 0 pending, 0 audited`,
+	},
+	"recorded after it was rejected": {
+		prepare: func(l *lab) {
+			l.attempt(ops, nil)
+			l.reject()
+			l.plan()
+			summarize(l.nr, l.now)
+			l.answer(l.delivery(ops).Audit.EventID, true)
+		},
+		want: `
+Ready=True Sent: 1 channel accepted the message
+Delivered=True Sent: 1 channel accepted the message
+Audited=True Recorded: DataStorage holds 1 event
+summary 1/1: 1 sent, 0 failed, 0 pending, 1 audited`,
 	},
 	"partly sent": {
 		channels: []string{"mail", ops},
@@ -262,6 +289,15 @@ func (l *lab) reject() {
 	for _, e := range pendingEvents(l.nr, false) {
 		l.receipts[e.EventID.String()] = audit.Receipt{EventID: e.EventID, Reason: "no", Time: l.now}
 	}
+}
+
+// answer is DataStorage's word about one event.
+func (l *lab) answer(id string, recorded bool) {
+	r := audit.Receipt{Recorded: recorded, Time: l.now}
+	if !recorded {
+		r.Reason = "no"
+	}
+	l.receipts[id] = r
 }
 
 func TestConditionsMoveFromOneStateToTheNext(t *testing.T) {
@@ -404,7 +440,33 @@ func TestEventsForPeople(t *testing.T) {
 		"rejected": {
 			before: func(l *lab) { l.attempt(ops, nil) },
 			after:  func(l *lab) { l.reject(); l.plan() },
-			want:   []string{"Warning AuditRejected Audit: DataStorage rejected 1 event: set aside, with the reason in status"},
+			want: []string{"Warning AuditRejected Audit: DataStorage rejected 1 event: no; " +
+				"it stays in the dead-letter queue and is offered again every 10 minutes and after a restart"},
+		},
+		"several rejected": {
+			before: func(l *lab) { l.attempt(ops, permanent()) },
+			after:  func(l *lab) { l.reject(); l.plan() },
+			want: []string{"Warning AuditRejected Audit: DataStorage rejected 2 events, one of them: no; " +
+				"they stay in the dead-letter queue and are offered again every 10 minutes and after a restart"},
+		},
+		"one rejected as another is recorded at last": {
+			channels: []string{"a", "b"},
+			before:   func(l *lab) { l.attempt("a", nil); l.reject(); l.plan(); l.attempt("b", nil) },
+			after: func(l *lab) {
+				l.answer(l.delivery("a").Audit.EventID, true)
+				l.answer(l.delivery("b").Audit.EventID, false)
+				l.plan()
+			},
+			want: []string{"Warning AuditRejected Audit: DataStorage rejected 1 event: no; " +
+				"it stays in the dead-letter queue and is offered again every 10 minutes and after a restart"},
+		},
+		"rejected again": {
+			before: func(l *lab) { l.attempt(ops, nil); l.reject(); l.plan() },
+			after:  func(l *lab) { l.pass(10 * time.Minute); l.answer(l.delivery(ops).Audit.EventID, false); l.plan() },
+		},
+		"recorded at last": {
+			before: func(l *lab) { l.attempt(ops, nil); l.reject(); l.plan() },
+			after:  func(l *lab) { l.answer(l.delivery(ops).Audit.EventID, true); l.plan() },
 		},
 		"nothing changed": {
 			before: func(l *lab) { l.attempt(ops, permanent()); l.reject(); l.plan() },

@@ -7,11 +7,25 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
 )
 
 // channelLimit is how many attempts on one channel run at the same time, so that
 // a slow channel holds neither memory nor connections without bound.
 const channelLimit = 16
+
+// consoleLimit is the same for the console. A line is written faster than the next
+// intent, so its places fill only where nobody reads them.
+const consoleLimit = 256
+
+func limitOf(channel types.NamespacedName) int {
+	if channel == client.ObjectKeyFromObject(console) {
+		return consoleLimit
+	}
+	return channelLimit
+}
 
 // sends are the attempts that this process has begun and whose outcomes status
 // does not hold yet. Losing them loses nothing: an attempt in status that no
@@ -27,6 +41,9 @@ type sends struct {
 	closed   bool
 	attempts map[types.UID]map[string]sendState
 	owners   map[types.UID]types.NamespacedName
+	// last is what status was last written to say of the requests with attempts.
+	// It is read only, and matters where a request vanishes.
+	last map[types.UID]*v1alpha1.NotificationRequest
 	// unsent are the starts of attempts that were not made, since the answer to
 	// the write of their intent was lost: status may hold them all the same.
 	unsent map[types.UID]map[string][]time.Time
@@ -47,6 +64,7 @@ func newSends(wake func(types.NamespacedName)) *sends {
 		wake:     wake,
 		attempts: map[types.UID]map[string]sendState{},
 		owners:   map[types.UID]types.NamespacedName{},
+		last:     map[types.UID]*v1alpha1.NotificationRequest{},
 		unsent:   map[types.UID]map[string][]time.Time{},
 		slots:    map[types.NamespacedName]*slots{},
 	}
@@ -74,7 +92,7 @@ func (s *sends) acquire(channel, request types.NamespacedName) bool {
 	switch {
 	case c.reserved[request]:
 		delete(c.reserved, request)
-	case c.taken+len(c.reserved) >= channelLimit:
+	case c.taken+len(c.reserved) >= limitOf(channel):
 		if !c.waiting[request] {
 			c.waiting[request] = true
 			c.line = append(c.line, request)
@@ -110,7 +128,7 @@ func (s *sends) looked(request types.NamespacedName) {
 // next gives free places to those first in line.
 func (s *sends) next(channel types.NamespacedName) {
 	c := s.slots[channel]
-	for len(c.line) > 0 && c.taken+len(c.reserved) < channelLimit {
+	for len(c.line) > 0 && c.taken+len(c.reserved) < limitOf(channel) {
 		request := c.line[0]
 		c.line = c.line[1:]
 		delete(c.waiting, request)
@@ -122,14 +140,8 @@ func (s *sends) next(channel types.NamespacedName) {
 	}
 }
 
-// run makes an attempt before it returns, and keeps its outcome until forget.
-func (s *sends) run(request types.NamespacedName, uid types.UID, channel string, attempt int32, send func() outcome) {
-	s.put(request, uid, channel, sendState{outcome: outcome{attempt: attempt}})
-	s.put(request, uid, channel, sendState{done: true, outcome: send()})
-}
-
-// start does what run does in a goroutine of its own, which then gives the place
-// back and wakes the request.
+// start makes an attempt in a goroutine of its own and keeps its outcome until
+// forget. Then it gives the place back and wakes the request.
 func (s *sends) start(request types.NamespacedName, uid types.UID, channel string, slot types.NamespacedName, attempt int32, send func() outcome) {
 	s.put(request, uid, channel, sendState{outcome: outcome{attempt: attempt}})
 	go func() {
@@ -195,23 +207,44 @@ func (s *sends) drain() []types.NamespacedName {
 	return slices.Collect(maps.Values(s.owners))
 }
 
-// drop forgets the outcomes of a request that is gone.
-func (s *sends) drop(request types.NamespacedName) {
+// keep keeps what status says of a request with attempts.
+func (s *sends) keep(nr *v1alpha1.NotificationRequest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last[nr.UID], s.owners[nr.UID] = nr, client.ObjectKeyFromObject(nr)
+}
+
+// vanished returns what was kept of the requests that had a name before the one
+// with the given UID, and forgets intents of theirs.
+func (s *sends) vanished(request types.NamespacedName, present types.UID) (all []*v1alpha1.NotificationRequest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for uid, owner := range s.owners {
-		if owner == request {
-			maps.DeleteFunc(s.attempts[uid], func(_ string, state sendState) bool { return state.done })
-			delete(s.unsent, uid)
-			s.tidy(uid)
+		if owner != request || uid == present {
+			continue
+		}
+		delete(s.unsent, uid)
+		if s.tidy(uid); s.last[uid] != nil {
+			all = append(all, s.last[uid])
 		}
 	}
+	return all
+}
+
+// drop forgets a request that is gone, whose attempts have ended.
+func (s *sends) drop(uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.attempts, uid)
+	delete(s.unsent, uid)
+	s.tidy(uid)
 }
 
 func (s *sends) tidy(uid types.UID) {
 	if len(s.attempts[uid]) == 0 && len(s.unsent[uid]) == 0 {
 		delete(s.attempts, uid)
 		delete(s.owners, uid)
+		delete(s.last, uid)
 	}
 }
 

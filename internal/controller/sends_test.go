@@ -12,6 +12,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
 )
 
 var (
@@ -43,6 +46,18 @@ func TestChannelHasSoManyPlacesAndNoMore(t *testing.T) {
 	equal(t, "woken", *woken, []types.NamespacedName{requestKey(20)})
 	equal(t, "its place", s.acquire(place, requestKey(20)), true)
 	equal(t, "one more", s.acquire(place, requestKey(21)), false)
+}
+
+func TestTheConsoleHasAPlaceForEachWorkerAndIsBoundedAllTheSame(t *testing.T) {
+	var woken []types.NamespacedName
+	s := newSends(func(key types.NamespacedName) { woken = append(woken, key) })
+	place := client.ObjectKeyFromObject(console)
+	for n := range consoleLimit {
+		equal(t, "place", s.acquire(place, requestKey(n)), true)
+	}
+	equal(t, "one more", s.acquire(place, requestKey(consoleLimit)), false)
+	s.release(place)
+	equal(t, "woken", woken, []types.NamespacedName{requestKey(consoleLimit)})
 }
 
 func TestPlacesGoToTheFirstInLine(t *testing.T) {
@@ -105,10 +120,6 @@ func TestOutcomeIsKeptUntilStatusHoldsIt(t *testing.T) {
 	equal(t, "the attempt after it", left["c"].attempt, 2)
 	equal(t, "running", s.running(), 1)
 
-	s.drop(requestKey(2))
-	equal(t, "channels after another request went", len(s.of(uid)), 2)
-	s.drop(key)
-	equal(t, "channels with an attempt that still runs", len(s.of(uid)), 1)
 	put("c", 2, true)
 	s.forget(uid, s.of(uid), true)
 	equal(t, "requests", len(s.attempts)+len(s.owners), 0)
@@ -116,14 +127,24 @@ func TestOutcomeIsKeptUntilStatusHoldsIt(t *testing.T) {
 	equal(t, "requests", len(s.attempts)+len(s.owners), 0)
 }
 
-func TestConsoleAttemptIsSeenWhileItIsMade(t *testing.T) {
-	s := newSends(func(types.NamespacedName) { t.Error("nobody needs to be woken") })
-	s.run(requestKey(1), "1", "console", 3, func() outcome {
-		equal(t, "running", s.running(), 1)
-		return outcome{attempt: 3, config: "A"}
-	})
-	equal(t, "running", s.running(), 0)
-	equal(t, "outcome", s.of("1")["console"].config, "A")
+func TestWhatStatusSaidLastIsKeptAsLongAsAttemptsAre(t *testing.T) {
+	nr, other := newRequest(), newRequest()
+	other.UID, other.Name = "another", "another"
+	key := client.ObjectKeyFromObject(nr)
+	s := newSends(func(types.NamespacedName) {})
+	for _, nr := range []*v1alpha1.NotificationRequest{nr, other} {
+		s.put(client.ObjectKeyFromObject(nr), nr.UID, ops, sendState{done: true, outcome: outcome{attempt: 1}})
+		s.keep(nr)
+	}
+	equal(t, "while it is there", len(s.vanished(key, nr.UID)), 0)
+	equal(t, "when it is gone", s.vanished(key, "its heir"), []*v1alpha1.NotificationRequest{nr})
+	equal(t, "attempts of the other", len(s.of(other.UID)), 1)
+	s.forget(other.UID, s.of(other.UID), true)
+	equal(t, "once status holds the outcome", len(s.vanished(client.ObjectKeyFromObject(other), "")), 0)
+	s.drop(nr.UID)
+	s.doubtIntent(key, nr.UID, ops, born)
+	equal(t, "where no attempt was made", len(s.vanished(key, "")), 0)
+	equal(t, "kept", len(s.attempts)+len(s.owners)+len(s.last)+len(s.unsent), 0)
 }
 
 func TestDrainWaitsForAttemptsThatBeganOrAreAboutTo(t *testing.T) {

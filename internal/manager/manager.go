@@ -45,11 +45,11 @@ func Run(ctx context.Context, config *rest.Config, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	letters, err := dlq.Open(o.DLQPath, log)
+	letters, closeLetters, err := openDLQ(o, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, letters.Close()) }()
+	defer func() { err = errors.Join(err, closeLetters()) }()
 	defer storage.CloseIdleConnections()
 	store, err := audit.NewStore(o.Audit, storage, letters, audit.Options{
 		Log: log, Metrics: metrics.Registry, OnReceipts: requests.OnReceipts,
@@ -68,6 +68,14 @@ func Run(ctx context.Context, config *rest.Config, o Options) (err error) {
 		return err
 	}
 	gate := audit.NewGate(storage.Ready, log)
+	if o.OnAuditOutage == hold {
+		requests.Recordable = func(ctx context.Context) error {
+			if err := gate.Fresh(ctx); err != nil {
+				return err
+			}
+			return store.Outage()
+		}
+	}
 	if err := setup(mgr, o, requests, store, gate, log); err != nil {
 		return err
 	}
@@ -75,6 +83,27 @@ func Run(ctx context.Context, config *rest.Config, o Options) (err error) {
 		return fmt.Errorf("run manager: %w", err)
 	}
 	return nil
+}
+
+// openDLQ opens the dead-letter queue that the options ask for.
+func openDLQ(o Options, log logr.Logger) (audit.DLQ, func() error, error) {
+	if o.DLQBackend == redisDLQ {
+		// In a cluster this is the pod's name, which no other pod has.
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, nil, fmt.Errorf("name this process for --dlq-backend=redis: %w", err)
+		}
+		letters, err := dlq.OpenRedis(o.RedisURL, o.DLQKeyPrefix, host, log)
+		if err != nil {
+			return nil, nil, err
+		}
+		return letters, letters.Close, nil
+	}
+	letters, err := dlq.Open(o.DLQPath, o.DLQMaxBytes, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return letters, letters.Close, nil
 }
 
 // newManager builds a controller manager that is fit for irreversible effects: a

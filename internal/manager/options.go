@@ -10,6 +10,7 @@ import (
 	stdlog "log"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +26,17 @@ import (
 	"kubernaut.ai/notification/internal/audit"
 )
 
+// Values of --on-audit-outage and --dlq-backend.
+const (
+	deliver  = "deliver"
+	hold     = "hold"
+	fileDLQ  = "file"
+	redisDLQ = "redis"
+)
+
+// minDLQBytes is what a dead-letter queue on disk needs to be of use.
+const minDLQBytes = 1 << 20
+
 // Options are the settings of the manager, one for each flag.
 type Options struct {
 	DataStorageURL       string
@@ -33,7 +45,13 @@ type Options struct {
 
 	Audit            audit.Config
 	AuditIncludeBody bool
-	DLQPath          string
+	OnAuditOutage    string // deliver or hold
+
+	DLQBackend   string // file or redis
+	DLQPath      string
+	DLQMaxBytes  int64
+	RedisURL     string // a credential
+	DLQKeyPrefix string
 
 	FileRoot             string
 	AllowNetworks        string
@@ -68,6 +86,9 @@ func Main(ctx context.Context, args []string, version string, output io.Writer) 
 	case flags.NArg() > 0:
 		return fmt.Errorf("%q is no flag; manager takes flags only, see manager -help", flags.Arg(0))
 	}
+	if o.DLQBackend == redisDLQ && o.RedisURL == "" {
+		o.RedisURL = os.Getenv("REDIS_URL")
+	}
 	if err := o.Validate(); err != nil {
 		return err
 	}
@@ -97,7 +118,13 @@ func (o *Options) BindFlags(fs *flag.FlagSet) {
 	fs.DurationVar(&o.Audit.FlushInterval, "audit-flush-interval", 100*time.Millisecond, "longest wait of an audit event for others to be sent with")
 	fs.IntVar(&o.Audit.MaxRetries, "audit-max-retries", 3, "tries after the first before audit events go to the dead-letter queue, from where they are tried for ever")
 	fs.BoolVar(&o.AuditIncludeBody, "audit-include-body", false, "record the message's body in audit events; its digest is recorded always")
-	fs.StringVar(&o.DLQPath, "dlq-path", "data/dlq", "`directory` of the dead-letter queue of audit events; one manager owns it")
+	fs.StringVar(&o.OnAuditOutage, "on-audit-outage", deliver, "deliver: messages go out while DataStorage is down, and their events wait; hold: no attempt begins before DataStorage can record it")
+
+	fs.StringVar(&o.DLQBackend, "dlq-backend", fileDLQ, "where audit events wait that DataStorage does not take: file or redis")
+	fs.StringVar(&o.DLQPath, "dlq-path", "data/dlq", "`directory` of the dead-letter queue of the backend file; one manager owns it")
+	fs.Int64Var(&o.DLQMaxBytes, "dlq-max-bytes", 256<<20, "largest size of the dead-letter queue of the backend file; nothing is dropped where it is full, events stay pending in status")
+	fs.StringVar(&o.RedisURL, "redis-url", "", "`URL` of the backend redis, redis:// or rediss:// for TLS; it holds a password and arguments can be seen, so better set the environment variable REDIS_URL, which is read where this is empty")
+	fs.StringVar(&o.DLQKeyPrefix, "dlq-key-prefix", "audit:dlq:notification:", "what all keys of the backend redis begin with")
 
 	fs.StringVar(&o.FileRoot, "file-root", "data/files", "`directory` beneath which channels of type File write")
 	fs.StringVar(&o.AllowNetworks, "delivery-allow-networks", "", "`CIDRs`, separated by commas, that webhooks may reach although they are loopback, link-local or private, over plain HTTP too")
@@ -128,14 +155,29 @@ func (o *Options) Validate() error {
 			bad("--%s is empty; it must name a directory", f.name)
 		}
 	}
+	for _, f := range []struct {
+		name, value string
+		allowed     []string
+	}{
+		{"on-audit-outage", o.OnAuditOutage, []string{deliver, hold}},
+		{"dlq-backend", o.DLQBackend, []string{fileDLQ, redisDLQ}},
+		{"log-format", o.LogFormat, []string{"json", "console"}},
+		{"log-level", o.LogLevel, []string{"debug", "info", "error"}},
+	} {
+		if last := len(f.allowed) - 1; !slices.Contains(f.allowed, f.value) {
+			bad("--%s is %q; allowed are %s and %s", f.name, f.value, strings.Join(f.allowed[:last], ", "), f.allowed[last])
+		}
+	}
+	switch {
+	case o.DLQBackend == redisDLQ && o.RedisURL == "":
+		bad("--redis-url is empty and so is the environment variable REDIS_URL; --dlq-backend=redis needs one of them")
+	case o.DLQBackend == fileDLQ && o.RedisURL != "":
+		bad("--redis-url is given though --dlq-backend is file; leave it out, or give --dlq-backend=redis")
+	case o.DLQBackend == fileDLQ && o.DLQMaxBytes < minDLQBytes:
+		bad("--dlq-max-bytes is %d; allowed is %d (1 MiB) or more", o.DLQMaxBytes, minDLQBytes)
+	}
 	if _, err := o.allowNetworks(); err != nil {
 		errs = append(errs, err)
-	}
-	if !slices.Contains([]string{"json", "console"}, o.LogFormat) {
-		bad("--log-format is %q; allowed are json and console", o.LogFormat)
-	}
-	if !slices.Contains([]string{"debug", "info", "error"}, o.LogLevel) {
-		bad("--log-level is %q; allowed are debug, info and error", o.LogLevel)
 	}
 	return errors.Join(append(errs, o.Audit.Validate())...)
 }

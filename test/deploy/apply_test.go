@@ -7,11 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/test/testenv"
 )
 
@@ -58,6 +60,30 @@ func TestEveryKustomizationIsAccepted(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestTheDefaultGivesRequestsTheirFinalizerAtBirth(t *testing.T) {
+	objects := render(t, filepath.Join(configDir, "default"))
+	const name = "notification-request-finalizer"
+	policy := find[admissionv1.MutatingAdmissionPolicy](t, objects, "MutatingAdmissionPolicy", name)
+	binding := find[admissionv1.MutatingAdmissionPolicyBinding](t, objects, "MutatingAdmissionPolicyBinding", name)
+	if binding.Spec.PolicyName != policy.Name || !strings.Contains(policy.Spec.Mutations[0].JSONPatch.Expression, `"`+v1alpha1.Finalizer+`"`) {
+		t.Errorf("policy %+v, binding %+v", policy.Spec, binding.Spec)
+	}
+}
+
+func TestTheAdmissionPolicyCanBeLeftOutAsThePageSays(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(configDir, "..", "docs", "operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, patch, _ := strings.Cut(string(page), "cat >> config/mine/kustomization.yaml <<'EOF'\n")
+	patch, _, _ = strings.Cut(patch, "EOF\n")
+	kept := overlay(t, "resources: [CONFIG/default]\n"+patch)
+	all := render(t, filepath.Join(configDir, "default"))
+	if want := without(all, "admissionregistration.k8s.io"); len(kept) != len(want) || len(want) == len(all) {
+		t.Errorf("%d objects of %d are kept, want %d", len(kept), len(all), len(want))
 	}
 }
 

@@ -50,6 +50,11 @@ func managerOptions(t *testing.T, template corev1.PodTemplateSpec) manager.Optio
 	if err := flags.Parse(arguments(t, template)); err != nil {
 		t.Fatal(err)
 	}
+	if slices.ContainsFunc(template.Spec.Containers[0].Env, func(env corev1.EnvVar) bool {
+		return env.Name == "REDIS_URL" && env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil
+	}) {
+		o.RedisURL = "redis://of-the-secret"
+	}
 	if err := o.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -82,6 +87,11 @@ func TestManagerUnderstandsItsArguments(t *testing.T) {
 			}
 			if !strings.HasPrefix(o.DataStorageURL, "https://") {
 				t.Errorf("--datastorage-url is %s, want HTTPS", o.DataStorageURL)
+			}
+			for _, volume := range template.Spec.Volumes {
+				if volume.Name == "dlq" && volume.EmptyDir.SizeLimit.Value() < 2*o.DLQMaxBytes {
+					t.Errorf("the volume of the dead-letter queue has %s, want twice --dlq-max-bytes (%d) or more", volume.EmptyDir.SizeLimit, o.DLQMaxBytes)
+				}
 			}
 			for _, path := range []string{o.DLQPath, o.FileRoot} {
 				if !writable(template, path) {

@@ -100,6 +100,34 @@ func TestADeletedRequestGoesOnlyWhenAllOfItIsRecorded(t *testing.T) {
 	}
 }
 
+func TestTheOutcomeOfAnAttemptIsRecordedThoughTheRequestWasTornAway(t *testing.T) {
+	t.Parallel()
+	s := run(t)
+	release := make(chan struct{})
+	s.sink.Answer("/slow", func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	s.webhook("slow")
+	nr := s.send("torn", "slow")
+	harness.Eventually(t, soon, func() error {
+		if len(s.sink.Received("/slow")) == 0 {
+			return fmt.Errorf("the message has not arrived")
+		}
+		return nil
+	})
+	s.delete(nr)
+	s.change(nr, func() { nr.Finalizers = nil })
+	harness.WaitGone(t, s.kube, s.key("torn"), soon)
+	close(release)
+	s.manager.WaitLog(soon, "A request vanished with a message on its way")
+	s.manager.Stop(soon) // it delivers what it has taken
+	harness.WantEvents(t, s.storage.Events(t), map[string]int{audit.TypeMessageSent: 1, audit.TypeRequestCancelled: 1})
+	s.wantEachArrivedOnce(1)
+}
+
 func TestTheFinalizerHoldsASentRequestUntilDataStorageIsBack(t *testing.T) {
 	t.Parallel()
 	s := run(t)

@@ -75,6 +75,7 @@ func TestMetricsHaveGoodNamesAndCountWhatHappened(t *testing.T) {
 		"notification_audit_oldest_dead_letter_age_seconds",
 		"notification_audit_post_duration_seconds",
 		"notification_audit_recorded_total",
+		"notification_audit_rejected_events",
 		"notification_audit_rejected_total",
 		"notification_audit_replayed_total",
 		"notification_audit_retries_total",

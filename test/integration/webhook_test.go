@@ -110,6 +110,22 @@ var scenes = map[string]scene{
 		events:   map[string]int{audit.TypeMessageSent: 1, audit.TypeAttemptAmbiguous: 1},
 		check:    duplicate(true),
 	},
+	"doubt-twice": {
+		answers:   []harness.Answer{harness.Reset, harness.Reset, harness.Status(200)},
+		meanwhile: holdThen("Sent"),
+		end:       isSent,
+		arrivals:  2,
+		events:    map[string]int{audit.TypeMessageSent: 1, audit.TypeAttemptAmbiguous: 2},
+		check:     duplicate(true),
+	},
+	"doubt-twice-retry": {
+		answers:   []harness.Answer{harness.Reset, harness.Reset, harness.Status(200)},
+		meanwhile: holdThen("Retry"),
+		end:       isSent,
+		arrivals:  3,
+		events:    map[string]int{audit.TypeMessageSent: 1, audit.TypeAttemptAmbiguous: 2},
+		check:     duplicate(true),
+	},
 	"doubt-timeout": {
 		channel:  timeout("300ms"),
 		answers:  []harness.Answer{harness.Hang, harness.Status(200)},

@@ -1,12 +1,13 @@
 // Package testenv gives tests a real API server: etcd and kube-apiserver with
-// the project's kinds, one pair for each test binary, started for the first
-// test that asks. The binaries come from KUBEBUILDER_ASSETS or, where that is
+// the project's kinds and its admission policy, one pair for each test binary,
+// started for the first test that asks. The binaries come from KUBEBUILDER_ASSETS or, where that is
 // not set, from hack/controlplane, which builds them once.
 //
 //	func TestMain(m *testing.M) { testenv.Main(m) }
 package testenv
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,17 +16,25 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
+
+	"kubernaut.ai/notification/api/v1alpha1"
 )
 
 // superviseVar tells a test binary that it was started to hold the control
@@ -121,7 +130,7 @@ func Assets() (binaries, crds string, err error) {
 }
 
 // startSupervisor returns when the API server that the second process holds
-// answers and has the kinds.
+// answers and has the kinds and the admission policy.
 func startSupervisor() (*rest.Config, error) {
 	binaries, crds, err := Assets()
 	if err != nil {
@@ -160,7 +169,43 @@ func startSupervisor() (*rest.Config, error) {
 		return nil, fmt.Errorf("read the kubeconfig: %w", err)
 	}
 	cfg.QPS = -1
-	return cfg, nil
+	return cfg, admit(cfg, filepath.Join(filepath.Dir(crds), "admission", "finalizer.yaml"))
+}
+
+// admit installs an admission policy and returns once requests are born with their
+// finalizer, which takes the API server about a second.
+func admit(cfg *rest.Config, policy string) error {
+	text, err := os.ReadFile(policy)
+	if err != nil {
+		return fmt.Errorf("read the admission policy: %w", err)
+	}
+	kube, err := client.New(cfg, client.Options{})
+	if err != nil {
+		return fmt.Errorf("make a client: %w", err)
+	}
+	ctx := context.Background()
+	for part := range bytes.SplitSeq(text, []byte("\n---\n")) {
+		object := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(part, object); err != nil {
+			return fmt.Errorf("read the admission policy: %w", err)
+		}
+		if err := kube.Create(ctx, object); err != nil {
+			return fmt.Errorf("create %s: %w", object.GetKind(), err)
+		}
+	}
+	var last error
+	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		nr := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"subject": "probe", "body": "probe"}}}
+		nr.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NotificationRequest"))
+		nr.SetNamespace(metav1.NamespaceDefault)
+		nr.SetName("probe")
+		last = kube.Create(ctx, nr, client.DryRunAll)
+		return slices.Contains(nr.GetFinalizers(), v1alpha1.Finalizer), nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the admission policy: %w", errors.Join(err, last))
+	}
+	return nil
 }
 
 // supervise holds the control plane until standard input ends. Only the end of

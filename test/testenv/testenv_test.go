@@ -14,8 +14,12 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
 )
 
 func TestMain(m *testing.M) { Main(m) }
@@ -52,6 +56,39 @@ func TestServiceAccountHasItsGroups(t *testing.T) {
 	want := []string{"system:serviceaccounts", "system:serviceaccounts:here", "system:authenticated"}
 	if diff := cmp.Diff(want, self.Status.UserInfo.Groups); diff != "" {
 		t.Errorf("groups (-want +got):\n%s", diff)
+	}
+}
+
+func TestRequestsAreBornWithTheirFinalizerAndKeepThoseOfOthers(t *testing.T) {
+	kube, err := client.New(Config(t), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := Namespace(t)
+	for name, c := range map[string]struct{ given, want []string }{
+		"none":    {nil, []string{v1alpha1.Finalizer}},
+		"another": {[]string{"example.com/mine"}, []string{"example.com/mine", v1alpha1.Finalizer}},
+		"the one": {[]string{v1alpha1.Finalizer}, []string{v1alpha1.Finalizer}},
+	} {
+		nr := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"subject": "a", "body": "b"}}}
+		nr.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("NotificationRequest"))
+		nr.SetNamespace(ns)
+		nr.SetGenerateName("request-")
+		nr.SetFinalizers(c.given)
+		if err := kube.Create(t.Context(), nr); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, nr.GetFinalizers()); diff != "" {
+			t.Errorf("finalizers where %s is given (-want +got):\n%s", name, diff)
+		}
+		// It has to come off again, by an update that names the object whole too.
+		nr.SetFinalizers(nil)
+		if err := kube.Update(t.Context(), nr); err != nil {
+			t.Fatal(err)
+		}
+		if got := nr.GetFinalizers(); len(got) > 0 {
+			t.Errorf("finalizers after they were taken off: %v", got)
+		}
 	}
 }
 
