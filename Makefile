@@ -18,7 +18,7 @@ KUBE_API_LINTER := $(CACHE)/kube-api-linter-$(KUBE_API_LINTER_VERSION)/golangci-
 POSTGRES := $(shell command -v initdb || ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null | tail -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e bench lint fmt generate manifests verify-generated build deploy undeploy clean
+.PHONY: help run test e2e chaos bench lint fmt generate manifests verify-generated build deploy undeploy clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,8 @@ run: build ## Show it working on this machine until Ctrl-C (ONCE=1: until it is 
 
 test: ## Run the unit and integration tests, with a real API server (PKG=./one/package/)
 	@echo "PostgreSQL: $(or $(POSTGRES),not found, its tests are skipped)"
+	@echo "Redis: $(or $(shell command -v redis-server),not found, its tests are skipped)"
+	@echo "strace: $(or $(shell command -v strace),not found, its tests are skipped)"
 	@assets=$$($(CONTROLPLANE)) && echo "control plane: $$assets" && \
 		go -C hack/controlplane test . && KUBEBUILDER_ASSETS=$$assets $(GO) test $(TESTFLAGS) $(or $(PKG),./...)
 
@@ -38,6 +40,11 @@ e2e: ## Test in the cluster of KUBECONFIG; images are loaded with $E2E_LOAD NAME
 	$$E2E_LOAD localhost/notification-manager:e2e bin/manager
 	$$E2E_LOAD localhost/notification-datastorage:e2e bin/datastorage
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./test/e2e
+
+chaos: ## Kill and break everything, then judge (KILLS=25 REQUESTS= SEED= SLOW=30s SETUP= ONLY= MUTANTS=)
+	@assets=$$($(CONTROLPLANE)) && $(GO) test -c -o bin/chaos ./test/chaos && cd test/chaos && KUBEBUILDER_ASSETS=$$assets \
+		../../bin/chaos -test.run '$(if $(MUTANTS),TestMutants,TestChaos)' -test.timeout 0 -kills $(or $(KILLS),25) -requests $(or $(REQUESTS),0) \
+		-seed $(or $(SEED),0) -slow $(or $(SLOW),30s) -setup '$(SETUP)' -only '$(ONLY)' -mutants '$(MUTANTS)'
 
 bench: ## Measure, beside limits and marks (BENCH=NAME BENCHTIME=2s BENCH_REQUESTS=1000,10000)
 	@echo "PostgreSQL: $(or $(POSTGRES),not found, its benchmarks are skipped)"
@@ -81,6 +88,8 @@ deploy: ## Install into the cluster of KUBECONFIG (MANAGER_IMG=, DATASTORAGE_IMG
 		-e '' | kubectl apply --server-side -f -
 
 undeploy: ## Remove from the cluster of KUBECONFIG; the namespace stays, with DataStorage's volume
+	@# First, or a request that comes when the manager has gone would never go.
+	$(TOOL) kustomize build config/admission | kubectl delete --ignore-not-found -f -
 	@# While the manager runs: it lets no request go before it is audited.
 	! kubectl get crd notificationrequests.notification.kubernaut.ai >/dev/null 2>&1 || \
 		kubectl delete notificationrequests --all --all-namespaces

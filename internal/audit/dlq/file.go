@@ -27,6 +27,8 @@ const (
 	maxWALBytes = 96 << 20
 	// usualWALBytes is how far the log grows with transactions of the usual size.
 	usualWALBytes = 4 << 20
+	// keepOnDisk is what Put leaves free, for Next and Settle.
+	keepOnDisk = 2 << 20
 )
 
 // File is a dead-letter queue in a directory of the local disk, owned by one
@@ -169,9 +171,20 @@ type mode struct {
 	reserve bool
 }
 
-// write runs fn in a transaction.
+// write runs fn in a transaction, and perhaps in another one where there was no
+// room for the first.
 func (f *File) write(ctx context.Context, m mode, fn func(*sql.Tx) error) error {
-	return f.use(ctx, func(db *sql.DB) error { return f.transact(ctx, db, m, fn) })
+	return f.use(ctx, func(db *sql.DB) error {
+		err := f.transact(ctx, db, m, fn)
+		if !isFull(err) || !m.reserve {
+			return err
+		}
+		// The log may have taken what room there was on the disk.
+		if err := checkpoint(ctx, db); err != nil {
+			return err
+		}
+		return f.transact(ctx, db, m, fn)
+	})
 }
 
 func (f *File) transact(ctx context.Context, db *sql.DB, m mode, fn func(*sql.Tx) error) error {
@@ -212,14 +225,33 @@ func (f *File) bound(ctx context.Context, db *sql.DB) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil || wal.Size() <= min(f.walBytes()/9, usualWALBytes) {
+	if err != nil || wal.Size() == 0 {
 		return err
+	}
+	if wal.Size() <= min(f.walBytes()/9, usualWALBytes) {
+		if tight, err := f.tight(0); err != nil || !tight {
+			return err
+		}
 	}
 	// A full disk stops a transaction only where that needs more of it.
 	if err := checkpoint(ctx, db); !isFull(err) {
 		return err
 	}
 	return nil
+}
+
+// tight reports whether the disk has too little room for transactions that write
+// so many bytes, and for the log to be moved to the database after them.
+func (f *File) tight(bytes int64) (bool, error) {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(f.dir, &disk); err != nil {
+		return false, fmt.Errorf("look for room on disk: %w", err)
+	}
+	needed := keepOnDisk + 4*bytes // They are once in the log and once in the database, and fill their pages by half.
+	if wal, err := os.Stat(f.path(walName)); err == nil {
+		needed += wal.Size()
+	}
+	return float64(disk.Bavail)*float64(disk.Bsize) < float64(needed), nil
 }
 
 func checkpoint(ctx context.Context, db *sql.DB) error {

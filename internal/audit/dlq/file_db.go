@@ -125,7 +125,9 @@ func (f *File) openDB(name string) (*sql.DB, error) {
 			// What has been removed must not be found by a search for what is left.
 			"secure_delete(ON)",
 		},
-		"_txlock": {"immediate"},
+		// So that a queue that has been emptied can give its room back.
+		"_auto_vacuum": {"incremental"},
+		"_txlock":      {"immediate"},
 	}.Encode()}
 	db, err := sql.Open("sqlite", dsn.String())
 	if err != nil {
@@ -147,7 +149,7 @@ func (f *File) create(ctx context.Context, damaged string, missing sql.NullInt64
 	if err != nil {
 		return err
 	}
-	_, err = db.ExecContext(ctx, fmt.Sprintf("PRAGMA page_size = %d; BEGIN; %s; PRAGMA user_version = %d; COMMIT", pageSize, schema, schemaVersion))
+	_, err = db.ExecContext(ctx, fmt.Sprintf("BEGIN; %s; PRAGMA user_version = %d; COMMIT", schema, schemaVersion))
 	if err == nil && damaged != "" {
 		_, err = db.ExecContext(ctx, "INSERT INTO carried (at, missing) VALUES (?, ?)", damaged, missing)
 	}

@@ -26,6 +26,9 @@ const (
 func (f *File) Put(ctx context.Context, events []audit.Event) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := f.use(ctx, func(db *sql.DB) error { return f.roomOnDisk(ctx, db, events) }); err != nil {
+		return 0, fmt.Errorf("put %d events: %w", len(events), err)
+	}
 	added, bytes, now := 0, 0, time.Now().UnixMilli()
 	err := f.write(ctx, mode{durable: true}, func(tx *sql.Tx) error {
 		insert, err := tx.PrepareContext(ctx, "INSERT INTO waiting (event_id, payload, sha256, first_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
@@ -55,6 +58,35 @@ func (f *File) Put(ctx context.Context, events []audit.Event) (int, error) {
 	}
 	f.depth.Waiting += added
 	return added, nil
+}
+
+// roomOnDisk keeps Put from taking the last of the disk, without which nothing
+// that is there could be settled. It takes room from within the database first.
+func (f *File) roomOnDisk(ctx context.Context, db *sql.DB, events []audit.Event) error {
+	var bytes int64
+	for i := range events {
+		bytes += int64(len(events[i].EventData) + len(events[i].ErrorMessage) + 1024)
+	}
+	for before := -1; ; {
+		if tight, err := f.tight(bytes); err != nil || !tight {
+			return err
+		}
+		var unused int
+		if err := db.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&unused); err != nil {
+			return fmt.Errorf("look for room in database: %w", err)
+		}
+		if unused == before {
+			return fmt.Errorf("the disk of --dlq-path %q is full but for what it takes to empty the queue; make room on it", f.dir)
+		}
+		before = unused
+		// Little by little, since that takes room in the log.
+		if _, err := db.ExecContext(ctx, "PRAGMA incremental_vacuum(128)"); err != nil && !isFull(err) {
+			return fmt.Errorf("shrink database: %w", err)
+		}
+		if err := checkpoint(ctx, db); err != nil && !isFull(err) {
+			return err
+		}
+	}
 }
 
 // explainFull tells a full queue from a full disk. bytes is what the payloads
@@ -94,6 +126,7 @@ func (f *File) Next(ctx context.Context, limit int) ([]audit.Event, audit.Depth,
 	var recheck time.Time
 	depth := f.depth
 	err := f.write(ctx, mode{reserve: true}, func(tx *sql.Tx) error {
+		depth = f.depth
 		due, later, err := f.due(ctx, tx, now, limit)
 		if err != nil {
 			return err
@@ -109,6 +142,9 @@ func (f *File) Next(ctx context.Context, limit int) ([]audit.Event, audit.Depth,
 		}
 		return readOldest(ctx, tx, &depth)
 	})
+	if isFull(err) {
+		err = f.explainFull(ctx, 0, err)
+	}
 	if err != nil {
 		return nil, f.depth, fmt.Errorf("read next events: %w", err)
 	}
@@ -276,6 +312,7 @@ func (f *File) Settle(ctx context.Context, recorded []uuid.UUID, rejected []audi
 		err = f.use(ctx, func(db *sql.DB) error { return readOldest(ctx, db, &depth) })
 	} else {
 		err = f.write(ctx, mode{durable: len(rejected) > 0, reserve: true}, func(tx *sql.Tx) error {
+			depth = f.depth
 			// A full queue has room for the rejected events once they wait no more.
 			ids := slices.Clone(recorded)
 			for i := range rejected {

@@ -131,6 +131,32 @@ func (f *File) connect(ctx context.Context) error {
 	return f.prepare(ctx)
 }
 
+// checkFiles finds the damage that SQLite would not speak of: it takes an empty
+// file for a new database, and a log that is damaged for one that ends there.
+func checkFiles(path string) error {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() < pageSize {
+		return damageError{fmt.Errorf("the database has %d bytes", info.Size())}
+	}
+	wal, err := openIfThere(path + "-wal")
+	if wal == nil {
+		return err
+	}
+	defer wal.Close()
+	if _, err := scanWAL(wal); err != nil {
+		return damageError{err}
+	}
+	return nil
+}
+
 // setApart moves the database out of the way of a new one, its log first: a
 // log without its database is how finishSettingApart knows that this was begun.
 func (f *File) setApart(ctx context.Context, known sql.NullInt64) error {

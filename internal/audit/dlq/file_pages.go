@@ -10,6 +10,7 @@ import (
 	"math"
 	"math/bits"
 	"os"
+	"slices"
 )
 
 // What follows reads SQLite's file format (sqlite.org/fileformat2.html) without
@@ -26,7 +27,7 @@ const (
 // pages are those of a database with its write-ahead log. Either may be nil.
 type pages struct {
 	db, wal io.ReaderAt
-	count   int
+	count   int // of the pages in db
 	views   []view
 	files   []*os.File
 }
@@ -83,12 +84,6 @@ func (p *pages) scan(size int64) {
 			p.views = append(p.views, views[i])
 		}
 	}
-	newest := 0
-	for n := range views[len(views)-1] {
-		newest = max(newest, n)
-	}
-	// A page number that is damaged itself must not make this endless.
-	p.count = max(p.count, min(newest, p.count+maxWALBytes/pageSize))
 }
 
 func openIfThere(path string) (*os.File, error) {
@@ -97,32 +92,6 @@ func openIfThere(path string) (*os.File, error) {
 		return nil, nil
 	}
 	return file, err
-}
-
-// checkFiles finds the damage that SQLite would not speak of: it takes an empty
-// file for a new database, and a log that is damaged for one that ends there.
-func checkFiles(path string) error {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Size() < pageSize {
-		return damageError{fmt.Errorf("the database has %d bytes", info.Size())}
-	}
-	wal, err := openIfThere(path + "-wal")
-	if wal == nil {
-		return err
-	}
-	defer wal.Close()
-	if _, err := scanWAL(wal); err != nil {
-		return damageError{err}
-	}
-	return nil
 }
 
 // scanWAL returns three views of the pages in a write-ahead log: those that SQLite
@@ -217,7 +186,7 @@ func (p *pages) rows() iter.Seq[found] {
 	return func(yield func(found) bool) {
 		for _, broken := range []bool{false, true} {
 			for _, v := range p.views {
-				for n := 2; n <= p.count; n++ {
+				for _, n := range p.numbers(v) {
 					for _, r := range p.leaf(v, n) {
 						if (r.broken != nil) == broken && !yield(r) {
 							return
@@ -227,6 +196,21 @@ func (p *pages) rows() iter.Seq[found] {
 			}
 		}
 	}
+}
+
+// numbers returns those of the pages that there are, in order. The first page
+// holds no events.
+func (p *pages) numbers(v view) []int {
+	var list []int
+	for n := 2; n <= p.count; n++ {
+		list = append(list, n)
+	}
+	for _, n := range slices.Sorted(maps.Keys(v)) {
+		if n > max(1, p.count) {
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // leaf returns the rows that start on page n.

@@ -166,6 +166,8 @@ func TestARejectedEventIsOfferedAgainAfterItsRestAndNotBefore(t *testing.T) {
 		reject(1)
 		put(t, f, events(5, 6), 1)
 		wait(audit.RejectedRecheck, event(5))
+		put(t, f, events(6, 7), 1)
+		wait(0, event(6))
 	})
 }
 
