@@ -1,0 +1,414 @@
+// Package chaos breaks the whole system again and again, in ways that a seed
+// repeats, and then has an oracle compare what happened with what is promised.
+//
+//	make chaos KILLS=1000
+package chaos
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/test/harness"
+)
+
+var (
+	killsFlag    = flag.Int("kills", 0, "processes to kill in all; 0 leaves the run out")
+	requestsFlag = flag.Int("requests", 0, "requests to make in all; 0 for five for each kill")
+	seedFlag     = flag.Uint64("seed", 0, "seed of the schedule; 0 for one of the clock")
+	slowFlag     = flag.Duration("slow", 30*time.Second, "time that the slow sink takes")
+	onlyFlag     = flag.String("only", "", "regular expression of the faults to use")
+	setupFlag    = flag.String("setup", "", "regular expression of the setups to run, see the verdict for their names")
+	mutantsFlag  = flag.String("mutants", "", "regular expression of the mutants that the oracle has to catch; none where empty")
+)
+
+// settleTime is the bound for everything to be done with after the last fault: an
+// attempt in doubt waits for its deadline, by a clock that may be set off twice.
+const settleTime = 4 * time.Minute
+
+// setups share a run. With a leader to be elected after each kill, two managers
+// take ten times as long for theirs as one.
+var setups = []setup{
+	{database: "postgres", dlq: "file", managers: 1, steps: true, share: 10},
+	{database: "sqlite", dlq: "redis", managers: 1, share: 9},
+	{database: "sqlite", dlq: "file", managers: 2, share: 1},
+}
+
+// result is one line of the verdict.
+type result struct {
+	setup
+	kills, precise, episodes  int
+	requests, messages        int
+	events, ambiguous, repeat int
+	took, settled             time.Duration
+	violations                violations
+}
+
+func TestChaos(t *testing.T) {
+	if *killsFlag == 0 {
+		t.Skip("make chaos runs this")
+	}
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	requests := *requestsFlag
+	if requests == 0 {
+		requests = 5 * *killsFlag
+	}
+	log.SetLogger(logr.Discard()) // controller-runtime complains where nobody has set one
+	say("seed %d, which SEED=%d repeats; the slow sink takes %s", seed, seed, *slowFlag)
+	rounds := slices.DeleteFunc(slices.Clone(setups), func(s setup) bool {
+		return !regexp.MustCompile(*setupFlag).MatchString(s.String()) || !s.possible(t)
+	})
+	p := programs{manager: stepped(t, nil), datastorage: harness.Build(t, "datastorage")}
+	control := harness.StartControlPlane(quiet{t}, user)
+	var results []result
+	shares := 0
+	for _, s := range rounds {
+		shares += s.share
+	}
+	for i, s := range rounds {
+		part := func(n int) int { return (n*s.share + shares - 1) / shares }
+		t.Run(s.String(), func(t *testing.T) {
+			r := round{seed: seed + uint64(i), kills: part(*killsFlag), requests: part(requests), settle: settleTime, only: regexp.MustCompile(*onlyFlag)}
+			results = append(results, r.run(quiet{t}, control, p, s, i))
+		})
+	}
+	for _, line := range verdict(seed, results) {
+		say("%s", line)
+	}
+	for _, r := range results {
+		for _, promise := range promises {
+			for _, text := range r.violations[promise] {
+				t.Errorf("%s: %s: %s", r.setup, promise, text)
+			}
+		}
+	}
+}
+
+func (s setup) possible(t *testing.T) bool {
+	for _, need := range []struct {
+		needed, have bool
+		name, strict string
+	}{
+		{s.database == "postgres", harness.HavePostgres(), "PostgreSQL", "REQUIRE_POSTGRES"},
+		{s.dlq == "redis", harness.HaveRedis(), "redis-server", "REQUIRE_REDIS"},
+	} {
+		if need.needed && !need.have {
+			if os.Getenv(need.strict) != "" {
+				t.Errorf("%s is not installed", need.name)
+			}
+			say("left out, since %s is not installed: %s", need.name, s)
+			return false
+		}
+	}
+	return true
+}
+
+// stepped builds the manager with a clock that can be set off, and with mutations.
+func stepped(t testing.TB, mutations []edit) string {
+	t.Helper()
+	s := sources{}
+	for _, e := range mutations {
+		s.apply(t, e)
+	}
+	s.stepClock(t)
+	return s.build(t, "manager")
+}
+
+// say prints a line of progress at once.
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "chaos: "+format+"\n", args...)
+}
+
+// quiet keeps to itself what the harness says of processes that failed: here they
+// are meant to.
+type quiet struct{ testing.TB }
+
+func (quiet) Logf(string, ...any) {}
+
+// round is a part of the run with one setup.
+type round struct {
+	seed            uint64
+	kills, requests int
+	episodes        int           // at least
+	settle          time.Duration // for everything to be done with after the last fault
+	only            *regexp.Regexp
+}
+
+func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s setup, n int) result {
+	start := time.Now()
+	rng := rand.New(rand.NewPCG(r.seed, 0))
+	w := newWorld(t, control, p, s, n, *slowFlag)
+	ctx, stop := context.WithCancel(t.Context())
+	work := newWorkload(ctx, w.kube, w.namespace, r.seed)
+	work.tasks.Go(func() { work.create(r.requests) })
+	out := result{setup: s}
+	progress := func(doing string) {
+		made, done := work.counts()
+		say("%s: %d of %d kills, %d of %d requests made, %d done, %.0f s, %s", s, out.kills, r.kills, made, r.requests, done, time.Since(start).Seconds(), doing)
+	}
+	last := start
+	for made := 0; out.kills < r.kills || made < r.requests || out.episodes < r.episodes; made, _ = work.counts() {
+		names := w.episode(rng, r.only, out.kills < r.kills || r.kills == 0, &out)
+		out.episodes++
+		if time.Since(last) > 10*time.Second {
+			last = time.Now()
+			progress(strings.Join(names, " + "))
+		}
+	}
+	progress("no more faults")
+	w.rest(rng)
+	settling := time.Now()
+	work.settle(r.settle, progress)
+	out.settled = time.Since(settling)
+	fresh := w.fresh()
+	conserved := w.conserved()
+	logs := w.finish()
+	stop()
+	work.tasks.Wait()
+
+	h := history{
+		obligations: work.obligations(), performed: w.sinks.count(t, w.dir+"/files", logs),
+		events: w.data.Events(t), closed: dropped(t, logs), conserved: conserved,
+		texts: append(logs, w.storage.Log()), secret: secretPrefix,
+	}
+	if !s.steps {
+		h.early, h.timeouts = w.sinks.early, w.timeouts()
+	}
+	w.storage.Kill()
+	h.obligations = append(h.obligations, fresh)
+	out.violations = judge(h)
+	if !fresh.done() {
+		out.violations.add(promiseFresh, "a request after the last fault did not get through\n%s", harness.Describe(fresh.last))
+	}
+	for _, complaint := range slices.Concat(w.sinks.unsigned, work.errs) {
+		out.violations.add(promiseUnfounded, "%s", complaint)
+	}
+	out.precise, out.requests, out.events = w.precise, len(h.obligations), len(h.events)
+	for _, o := range h.obligations {
+		out.messages += len(o.channels)
+	}
+	for _, e := range h.events {
+		if e.EventType == "notification.attempt.ambiguous" {
+			out.ambiguous++
+		}
+		if e.Data.PossibleDuplicate && e.EventType == "notification.message.sent" {
+			out.repeat++
+		}
+	}
+	out.took = time.Since(start)
+	if len(out.violations) > 0 {
+		keep(t, fmt.Sprintf("chaos-%d-%d", r.seed, n), logs)
+	}
+	return out
+}
+
+// keep leaves what the managers printed where a person finds it.
+func keep(t testing.TB, name string, logs []string) {
+	t.Helper()
+	for i, log := range logs {
+		path := filepath.Join(os.TempDir(), fmt.Sprintf("%s-manager-%d.log", name, i))
+		if err := os.WriteFile(path, []byte(log), 0o600); err != nil {
+			t.Error(err)
+		}
+		say("what manager %d printed is in %s", i, path)
+	}
+}
+
+// episode lets one to three faults happen side by side, and ends them.
+func (w *world) episode(rng *rand.Rand, only *regexp.Regexp, kill bool, out *result) (names []string) {
+	var faults []fault
+	taken := map[string]bool{}
+	for range 1 + rng.IntN(3) {
+		f := draw(rng, func(f fault) bool {
+			return !taken[f.part] && (kill || f.kills == 0) && (f.usable == nil || f.usable(w)) && only.MatchString(f.name)
+		})
+		if f.name != "" {
+			taken[f.part] = true
+			faults = append(faults, f)
+		}
+	}
+	// What a fault needs for itself, and to be ended, is taken away after it and
+	// given back before.
+	slices.SortStableFunc(faults, func(a, b fault) int { return a.depth - b.depth })
+	var heals []func()
+	for _, f := range faults {
+		names = append(names, f.name)
+		heals = append(heals, f.strike(w, rng))
+		out.kills += f.kills
+	}
+	<-time.After(time.Duration(rng.IntN(1000)) * time.Millisecond)
+	for _, heal := range slices.Backward(heals) {
+		heal()
+	}
+	calm := 3 * time.Second
+	if w.managers > 1 {
+		calm = 25 * time.Second // a lease has to run out
+	}
+	if rng.IntN(2) == 0 {
+		<-time.After(time.Duration(rng.Int64N(int64(calm))))
+	}
+	return names
+}
+
+// draw picks one of the faults that are wanted, by their weight.
+func draw(rng *rand.Rand, want func(fault) bool) fault {
+	all := slices.DeleteFunc(catalogue(), func(f fault) bool { return !want(f) })
+	sum := 0
+	for _, f := range all {
+		sum += f.weight
+	}
+	if sum == 0 {
+		return fault{}
+	}
+	n := rng.IntN(sum)
+	for _, f := range all {
+		if n -= f.weight; n < 0 {
+			return f
+		}
+	}
+	return fault{}
+}
+
+// rest ends all faults. The managers start once more, with right clocks, and offer
+// what DataStorage has rejected again.
+func (w *world) rest(rng *rand.Rand) {
+	for _, r := range w.replicas {
+		r.process.Kill()
+		_ = os.Remove(r.step)
+		r.process.Restart()
+	}
+}
+
+// settle waits until all requests are done with, for as long as is allowed.
+func (w *workload) settle(within time.Duration, progress func(string)) {
+	deadline := time.NewTimer(within)
+	defer deadline.Stop()
+	ticker := time.NewTicker(500 * time.Millisecond)
+	defer ticker.Stop()
+	said := time.Now()
+	for {
+		if made, done := w.counts(); made == done {
+			return
+		}
+		if time.Since(said) > 10*time.Second {
+			said = time.Now()
+			progress("settling")
+		}
+		select {
+		case <-ticker.C:
+		case <-deadline.C:
+			return
+		}
+	}
+}
+
+// fresh sends one request more, when all is quiet.
+func (w *world) fresh() *obligation {
+	nr := &v1alpha1.NotificationRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: "fresh", Namespace: w.namespace},
+		Spec: v1alpha1.NotificationRequestSpec{
+			Subject: "All is quiet", Body: "A body.", CorrelationID: "fresh", OnAmbiguous: v1alpha1.AmbiguousRetry,
+			Channels: []v1alpha1.ChannelReference{{Name: chConsole}, {Name: chFile}, {Name: chIdempotent}, {Name: chPlain}},
+		},
+	}
+	w.create(nr)
+	o := &obligation{name: nr.Name, correlation: nr.Name, uid: nr.UID, onAmbiguous: nr.Spec.OnAmbiguous, last: nr,
+		channels: []string{chConsole, chFile, chIdempotent, chPlain}}
+	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
+	defer cancel()
+	for !o.done() && ctx.Err() == nil {
+		current := &v1alpha1.NotificationRequest{}
+		if w.kube.Get(ctx, client.ObjectKeyFromObject(nr), current) == nil {
+			o.last = current
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	return o
+}
+
+// conserved returns the figures of the managers that have to be 0 in the end.
+func (w *world) conserved() map[string]float64 {
+	all := map[string]float64{}
+	for i, r := range w.replicas {
+		for _, name := range []string{"conservation_difference", "dead_letters", "rejected_events", "buffered_events"} {
+			value, err := r.metric("notification_audit_" + name)
+			if err != nil {
+				w.Error(err)
+			}
+			all[fmt.Sprint("manager ", i, ": ", name)] = value
+		}
+	}
+	return all
+}
+
+// finish stops the managers in good order and returns what they have printed.
+func (w *world) finish() (logs []string) {
+	for _, r := range w.replicas {
+		r.process.Stop(time.Minute)
+		logs = append(logs, r.process.Log())
+	}
+	return logs
+}
+
+var droppedCount = regexp.MustCompile(`"dropped_count":(\d+)`)
+
+// dropped returns what each audit store that was closed said that it had dropped.
+func dropped(t testing.TB, logs []string) (counts []int) {
+	t.Helper()
+	for _, printed := range logs {
+		lines := bufio.NewScanner(strings.NewReader(printed))
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			if found := droppedCount.FindStringSubmatch(lines.Text()); found != nil {
+				n, err := strconv.Atoi(found[1])
+				if err != nil {
+					t.Error(err)
+				}
+				counts = append(counts, n)
+			}
+		}
+	}
+	if len(counts) < len(logs) {
+		t.Errorf("%d audit stores say what they dropped, of %d", len(counts), len(logs))
+	}
+	return counts
+}
+
+// verdict is the table that a person reads.
+func verdict(seed uint64, results []result) []string {
+	lines := []string{fmt.Sprintf("verdict, seed %d", seed),
+		"| setup | kills | at the very point | requests | messages | events | in doubt | possible duplicates | settled | took |",
+		"|---|---|---|---|---|---|---|---|---|---|"}
+	broken := violations{}
+	for _, r := range results {
+		lines = append(lines, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d | %d | %.0f s | %.0f s |", r.setup, r.kills, r.precise,
+			r.requests, r.messages, r.events, r.ambiguous, r.repeat, r.settled.Seconds(), r.took.Seconds()))
+		for promise, list := range r.violations {
+			broken[promise] = append(broken[promise], list...)
+		}
+	}
+	lines = append(lines, "", "| promise | broken |", "|---|---|")
+	for _, promise := range promises {
+		lines = append(lines, fmt.Sprintf("| %s | %d |", promise, len(broken[promise])))
+	}
+	return lines
+}

@@ -1,0 +1,211 @@
+package chaos
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"kubernaut.ai/notification/test/harness"
+)
+
+// mutant is the product with one rule broken. Either a run that uses some of the
+// faults finds it, or the tests of a package do: what the outbox in status makes
+// good again shows nowhere else.
+type mutant struct {
+	name  string
+	edits []edit
+
+	faults   string // regular expression of the faults of a run
+	setup    string // and of its setup
+	episodes int    // 25 where it is 0
+
+	tests string // package, relative to the module
+}
+
+const (
+	controllerDir = "internal/controller/notificationrequest_"
+	oneSQLite     = "sqlite, redis"
+)
+
+var mutants = []mutant{
+	{name: "R1 the wait for the next attempt is in memory", faults: "kill manager$", setup: oneSQLite, edits: []edit{{
+		controllerDir + "outcome.go",
+		"d.NextAttemptTime = micro(from.Add(max(p.jitter(backoff(nr.Spec.Retry, d.Attempts)), retryAfter)))",
+		"_, _ = from, retryAfter",
+	}}},
+	{name: "R2 sent before the intent is written", faults: "the (intent|send)$|API server: (reset|refuse)", setup: oneSQLite, edits: []edit{{
+		controllerDir + "controller.go",
+		"	summarize(nr, p.now)\n	if err := r.writeStatus(ctx, base, nr); err != nil {\n		r.giveUp(nr, begun, err)\n",
+		"	summarize(nr, p.now)\n	r.start(ctx, nr, begun)\n	started := begun\n	begun = nil\n	if err := r.writeStatus(ctx, base, nr); err != nil {\n		_ = started\n",
+	}}},
+	{name: "R3 success recorded before the channel accepted", faults: "the sinks: reset", setup: oneSQLite, edits: []edit{{
+		controllerDir + "outcome.go",
+		"	case delivery.Ambiguous:\n		p.doubt(nr, d, failure, o.finished)\n",
+		"	case delivery.Ambiguous:\n		sent(nr, d, o.finished)\n",
+	}}},
+	{name: "R4 random event IDs", faults: "kill manager", setup: oneSQLite, edits: []edit{{
+		"internal/audit/event.go",
+		"	return uuid.NewSHA1(Namespace, []byte(strings.Join(parts, \"/\")))\n",
+		"	_ = strings.Join(parts, \"/\")\n	return uuid.New()\n",
+	}}},
+	{name: "R5 an audit failure sends again", faults: "DataStorage: 400", setup: oneSQLite, edits: []edit{{
+		controllerDir + "plan.go",
+		"	applyReceipts(&nr.Status, p.receipts)\n",
+		"	applyReceipts(&nr.Status, p.receipts)\n	for i := range nr.Status.Deliveries {\n		if d := &nr.Status.Deliveries[i]; d.Audit.State == v1alpha1.AuditRejected {\n			d.State, d.Audit, nr.Status.FinishedTime = v1alpha1.DeliveryRetrying, v1alpha1.AuditRecord{}, nil\n		}\n	}\n",
+	}}},
+	{name: "R6 the finalizer goes before the evidence", faults: "manager after the finalizer|DataStorage: (refuse|503|hold requests)", setup: oneSQLite, episodes: 80, edits: []edit{{
+		controllerDir + "controller.go",
+		"	return nr.Status.FinishedTime != nil && countAudit(&nr.Status, v1alpha1.AuditPending) == 0\n",
+		"	return nr.Status.FinishedTime != nil\n",
+	}}},
+	{name: "R7 a retry underneath a retry", faults: "the sinks: (cut|hold)", setup: oneSQLite, edits: []edit{{
+		"internal/delivery/webhook.go",
+		"	answer, err := w.client.Post(ctx, header, content)\n",
+		"	answer, err := w.client.Post(ctx, header, content)\n	if err != nil {\n		answer, err = w.client.Post(ctx, header, content)\n	}\n",
+	}}},
+	{name: "R8 drop when full", faults: "DataStorage: (refuse|503)", setup: oneSQLite, edits: []edit{{
+		"internal/audit/buffer.go",
+		"	if err := s.recordFull(&e, spills); err != nil {\n",
+		"	if _ = spills; len(s.pending) >= s.cfg.BufferSize {\n		return nil\n	}\n	if err := s.recordFull(&e, spills); err != nil {\n",
+	}}},
+	{name: "R9 a secret in a log line", faults: "secret", setup: oneSQLite, edits: []edit{{
+		"internal/controller/channels.go",
+		"	config := delivery.WebhookConfig{Endpoint: endpoint, SigningSecret: secrets.value(spec.Webhook.SigningSecretRef)}\n",
+		"	config := delivery.WebhookConfig{Endpoint: endpoint, SigningSecret: secrets.value(spec.Webhook.SigningSecretRef)}\n	println(string(config.SigningSecret))\n",
+	}}},
+	{name: "R10 a failure without a reason", faults: "kill manager$", setup: oneSQLite, edits: []edit{{
+		controllerDir + "outcome.go",
+		"	d.NextAttemptTime, d.AttemptDeadline, d.HeldConfig = nil, nil, \"\"\n	d.LastError = e\n	d.Audit = pending(audit.TypeMessageFailed",
+		"	d.NextAttemptTime, d.AttemptDeadline, d.HeldConfig = nil, nil, \"\"\n	d.LastError = v1alpha1.DeliveryError{}\n	d.Audit = pending(audit.TypeMessageFailed",
+	}}},
+	{name: "R11 a new leader takes an attempt for lost at once", faults: "kill manager", setup: oneSQLite, edits: []edit{{
+		controllerDir + "plan.go",
+		"		if dl.AttemptDeadline != nil && p.now.Before(dl.AttemptDeadline.Time) {\n",
+		"		if dl.AttemptDeadline != nil && p.now.Before(dl.AttemptDeadline.Add(-time.Hour)) {\n",
+	}}},
+	{name: "R12 a bad event takes the others of its batch along", faults: "DataStorage: 400", setup: oneSQLite, edits: []edit{{
+		"internal/audit/deliver.go",
+		"			rest = append(rest, *e)\n",
+		"			_ = rest\n",
+	}}},
+	{name: "acknowledged before the commit", faults: "kill DataStorage", setup: oneSQLite, edits: []edit{
+		{"internal/datastorage/sqlite/sqlite.go", "	tx, err := s.writer.BeginTx(ctx, nil)\n	if err != nil {\n		return nil, fmt.Errorf(\"begin append", "	tx, err := s.writer.BeginTx(context.WithoutCancel(ctx), nil)\n	if err != nil {\n		return nil, fmt.Errorf(\"begin append"},
+		{"internal/datastorage/sqlite/sqlite.go", "	defer func() { _ = tx.Rollback() }()\n	var head int64\n", "	var head int64\n"},
+		{"internal/datastorage/sqlite/sqlite.go", "	if err := tx.Commit(); err != nil {\n		return nil, fmt.Errorf(\"commit append: %w\", err)\n	}\n", "	go func() {\n		<-time.After(300 * time.Millisecond)\n		_ = tx.Commit()\n	}()\n"},
+		{"internal/datastorage/sqlite/sqlite.go", "	if err != nil || len(fresh) == 0 {\n		return appended, err\n", "	if err != nil || len(fresh) == 0 {\n		_ = tx.Rollback()\n		return appended, err\n"},
+	}},
+	{name: "deleted from the DLQ before the 2xx", tests: "internal/audit/dlq", edits: []edit{{
+		"internal/audit/dlq/file_letters.go",
+		"UPDATE waiting SET attempts = attempts + 1 WHERE seq IN",
+		"DELETE FROM waiting WHERE seq IN",
+	}}},
+	{name: "dead-lettered for good on a transient error", tests: "internal/audit", edits: []edit{{
+		"internal/audit/deliver.go",
+		"	case http.StatusBadRequest, http.StatusConflict, http.StatusUnprocessableEntity:\n",
+		"	case http.StatusBadRequest, http.StatusConflict, http.StatusUnprocessableEntity, http.StatusServiceUnavailable:\n",
+	}}},
+	{name: "closed with the Runnable, and what comes later is dropped", tests: "internal/audit", edits: []edit{
+		{"internal/audit/writer.go", "	defer ticker.Stop()\n", "	defer ticker.Stop()\n	defer func() { _ = s.Close(context.Background()) }()\n"},
+		{"internal/audit/buffer.go", "	s.mu.Lock()\n	kept, spills := s.keep(&e), s.spills\n", "	s.mu.Lock()\n	if s.sealed {\n		s.mu.Unlock()\n		return nil\n	}\n	kept, spills := s.keep(&e), s.spills\n"},
+	}},
+}
+
+// TestMutantsFit finds the mutants that no longer fit the code, without a run.
+func TestMutantsFit(t *testing.T) {
+	for _, m := range mutants {
+		for s := range (sources{}).all(t, m.edits) {
+			if !strings.HasSuffix(s, ".go") {
+				t.Errorf("%s: %s is no source", m.name, s)
+			}
+		}
+	}
+}
+
+func (s sources) all(t testing.TB, edits []edit) sources {
+	t.Helper()
+	for _, e := range edits {
+		s.apply(t, e)
+	}
+	return s
+}
+
+// TestMutants checks the checkers: each mutant has to be found.
+func TestMutants(t *testing.T) {
+	if *mutantsFlag == "" {
+		t.Skip("make chaos MUTANTS=. runs this")
+	}
+	log.SetLogger(logr.Discard())
+	lines := []string{"| broken on purpose | found by | what it says |", "|---|---|---|"}
+	var control *harness.ControlPlane
+	for i, m := range mutants {
+		if !regexp.MustCompile(*mutantsFlag).MatchString(m.name) {
+			continue
+		}
+		say("mutant %d of %d: %s", i+1, len(mutants), m.name)
+		by, says := "", ""
+		if m.tests != "" {
+			by, says = "`go test ./"+m.tests+"`", m.test(t)
+		} else {
+			if control == nil {
+				control = harness.StartControlPlane(quiet{t}, user)
+			}
+			by, says = "the oracle", m.run(t, control, 100+i)
+		}
+		if says == "" {
+			t.Errorf("%s: nobody noticed", m.name)
+		}
+		lines = append(lines, fmt.Sprintf("| %s | %s | %s |", m.name, by, says))
+		say("%s", lines[len(lines)-1])
+	}
+	for _, line := range lines {
+		say("%s", line)
+	}
+}
+
+// run has the oracle judge a short run, and returns the first promise that it
+// finds broken, "" for none.
+func (m mutant) run(t *testing.T, control *harness.ControlPlane, n int) (says string) {
+	t.Run(m.name, func(t *testing.T) {
+		all := sources{}.all(t, m.edits)
+		p := programs{datastorage: all.build(t, "datastorage")}
+		all.stepClock(t)
+		p.manager = all.build(t, "manager")
+		for _, s := range setups {
+			if !regexp.MustCompile(m.setup).MatchString(s.String()) || !s.possible(t) {
+				continue
+			}
+			r := round{seed: 1, kills: 0, requests: 5 * cmp.Or(m.episodes, 25), episodes: cmp.Or(m.episodes, 25), settle: 80 * time.Second, only: regexp.MustCompile(m.faults)}
+			found := r.run(quiet{t}, control, p, s, n).violations
+			for _, promise := range promises {
+				if len(found[promise]) > 0 && says == "" {
+					says = fmt.Sprintf("%s: %d times not", promise, len(found[promise]))
+				}
+			}
+		}
+	})
+	return says
+}
+
+// test runs the tests of a package and returns the first that fails, "" for none.
+func (m mutant) test(t *testing.T) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-overlay", (sources{}).all(t, m.edits).overlay(t), "kubernaut.ai/notification/"+m.tests)
+	out, _ := cmd.CombinedOutput()
+	for line := range bytes.Lines(out) {
+		if name, ok := bytes.CutPrefix(line, []byte("--- FAIL: ")); ok {
+			return string(bytes.Fields(name)[0])
+		}
+	}
+	if !bytes.Contains(out, []byte("\nok ")) && !bytes.HasPrefix(out, []byte("ok ")) {
+		t.Errorf("%s: %s", m.name, out)
+	}
+	return ""
+}

@@ -1,0 +1,355 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+)
+
+const (
+	maxAttempts = 20
+	// maxOpen is how many requests are unfinished at a time.
+	maxOpen = 80
+)
+
+// workload makes requests, does with them what people do, and keeps the ledger of
+// what is owed. It talks to the API server directly, and again until that answers.
+type workload struct {
+	kube      client.WithWatch
+	namespace string
+	ctx       context.Context
+	tasks     sync.WaitGroup
+
+	mu     sync.Mutex
+	rng    *rand.Rand
+	made   int
+	ledger map[types.UID]*obligation
+	errs   []string // what the API server refused for good
+	room   chan struct{}
+}
+
+func newWorkload(ctx context.Context, kube client.WithWatch, namespace string, seed uint64) *workload {
+	w := &workload{
+		kube: kube, namespace: namespace, ctx: ctx, rng: rand.New(rand.NewPCG(seed, 1)),
+		ledger: map[types.UID]*obligation{}, room: make(chan struct{}, 1),
+	}
+	w.tasks.Go(w.watch)
+	w.tasks.Go(w.answer)
+	return w
+}
+
+// pick returns one of the given values, by the seed.
+func pick[T any](w *workload, values ...T) T {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return values[w.rng.IntN(len(values))]
+}
+
+// create makes requests until there are n, not too many of them open at a time.
+func (w *workload) create(n int) {
+	for {
+		w.mu.Lock()
+		made, open := w.made, 0
+		for _, o := range w.ledger {
+			if !o.done() {
+				open++
+			}
+		}
+		w.mu.Unlock()
+		switch {
+		case made >= n || w.ctx.Err() != nil:
+			return
+		case open >= maxOpen:
+			select {
+			case <-w.room:
+			case <-w.ctx.Done():
+			}
+		default:
+			w.one()
+		}
+	}
+}
+
+// done reports whether nothing is owed any more.
+func (o *obligation) done() bool {
+	return o.gone || o.last != nil && o.last.Status.FinishedTime != nil && len(o.last.Finalizers) == 0 &&
+		meta.IsStatusConditionTrue(o.last.Status.Conditions, v1alpha1.ConditionAudited)
+}
+
+// one makes a request and sets out what is to happen to it.
+func (w *workload) one() {
+	w.mu.Lock()
+	w.made++
+	n := w.made
+	w.mu.Unlock()
+	nr := &v1alpha1.NotificationRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("r%05d", n), Namespace: w.namespace},
+		Spec: v1alpha1.NotificationRequestSpec{
+			Subject: fmt.Sprint("Message ", n), Body: "A body that\nhas lines.", CorrelationID: fmt.Sprintf("c%05d", n),
+			Retry: v1alpha1.RetryPolicy{MaxAttempts: maxAttempts, InitialDelay: "200ms", MaxDelay: "3s"},
+			OnAmbiguous: pick(w, v1alpha1.AmbiguousRetry, v1alpha1.AmbiguousRetry, v1alpha1.AmbiguousRetry,
+				v1alpha1.AmbiguousHold, v1alpha1.AmbiguousAssumeSent),
+		},
+	}
+	for _, ch := range pick(w,
+		[]string{chConsole}, []string{chFile}, []string{chIdempotent}, []string{chIdempotent, chFile},
+		[]string{chPlain}, []string{chPlain}, []string{chPlain, chConsole}, []string{chPlain, chIdempotent, chFile},
+		[]string{chBad}, []string{chBad, chPlain}, []string{chSlow},
+	) {
+		nr.Spec.Channels = append(nr.Spec.Channels, v1alpha1.ChannelReference{Name: ch})
+	}
+	fate := pick(w, "", "", "", "", "", "", "", "suspend", "delete", "recreate", "expire", "later", "ttl")
+	switch fate {
+	case "suspend":
+		nr.Spec.Suspend = new(true)
+	case "expire":
+		nr.Spec.Deadline = "10s"
+	case "later":
+		nr.Spec.NotBefore = new(metav1.NewTime(time.Now().Add(3 * time.Second)))
+	case "ttl":
+		nr.Spec.TTLSecondsAfterFinished = new(int32(1))
+	}
+	o := w.submit(nr)
+	if o == nil {
+		return
+	}
+	o.expires = fate == "expire"
+	delay := time.Duration(pick(w, 0, 20, 100, 500, 2000)) * time.Millisecond
+	switch fate {
+	case "suspend":
+		w.tasks.Go(func() {
+			w.wait(delay)
+			w.persist(func() error {
+				return w.patch(o, fmt.Sprintf(`{"metadata":{"uid":%q},"spec":{"suspend":false}}`, o.uid))
+			})
+		})
+	case "delete", "recreate":
+		w.tasks.Go(func() {
+			w.wait(delay)
+			w.mu.Lock()
+			o.deleted = true
+			w.mu.Unlock()
+			w.persist(func() error {
+				return client.IgnoreNotFound(w.kube.Delete(w.ctx, w.object(o), client.Preconditions{UID: &o.uid}))
+			})
+			if fate == "recreate" {
+				again := &v1alpha1.NotificationRequest{ObjectMeta: metav1.ObjectMeta{Name: o.name, Namespace: w.namespace}, Spec: nr.Spec}
+				again.Spec.CorrelationID = o.correlation + "-again"
+				w.submit(again)
+			}
+		})
+	}
+}
+
+// submit creates a request and enters it into the ledger. While another of its
+// name is on its way out, and while the API server does not answer, it waits.
+func (w *workload) submit(nr *v1alpha1.NotificationRequest) *obligation {
+	created := nr.DeepCopy()
+	w.persist(func() error {
+		created = nr.DeepCopy()
+		err := w.kube.Create(w.ctx, created)
+		if !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+		// It may be this very one, created by a call whose answer was lost.
+		if err := w.kube.Get(w.ctx, client.ObjectKeyFromObject(nr), created); err != nil {
+			return err
+		}
+		if created.Spec.CorrelationID != nr.Spec.CorrelationID {
+			return errBusy
+		}
+		return nil
+	})
+	if created.UID == "" {
+		return nil
+	}
+	o := &obligation{
+		name: nr.Name, correlation: nr.Spec.CorrelationID, uid: created.UID, onAmbiguous: nr.Spec.OnAmbiguous,
+		words: map[string][]string{},
+	}
+	for _, ref := range nr.Spec.Channels {
+		o.channels = append(o.channels, ref.Name)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if known, ok := w.ledger[o.uid]; ok { // the watch was first
+		o.last, o.gone = known.last, known.gone
+	}
+	w.ledger[o.uid] = o
+	return o
+}
+
+var errBusy = apierrors.NewTooManyRequests("the name is taken by a request that is on its way out", 0)
+
+// persist does something until the API server has an answer to it.
+func (w *workload) persist(do func() error) {
+	for w.ctx.Err() == nil {
+		err := do()
+		if err == nil {
+			return
+		}
+		if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) {
+			w.mu.Lock()
+			w.errs = append(w.errs, err.Error())
+			w.mu.Unlock()
+			return
+		}
+		w.wait(100 * time.Millisecond)
+	}
+}
+
+func (w *workload) wait(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-w.ctx.Done():
+	}
+}
+
+func (w *workload) object(o *obligation) *v1alpha1.NotificationRequest {
+	return &v1alpha1.NotificationRequest{ObjectMeta: metav1.ObjectMeta{Name: o.name, Namespace: w.namespace}}
+}
+
+// patch changes the request that the obligation is about. The change has to name
+// its UID, so that no other request of its name is changed.
+func (w *workload) patch(o *obligation, change string) error {
+	err := w.kube.Patch(w.ctx, w.object(o), client.RawPatch(types.MergePatchType, []byte(change)))
+	if apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
+		return nil // another one has the name now, or the request is past that
+	}
+	return client.IgnoreNotFound(err)
+}
+
+// watch keeps the ledger up to date.
+func (w *workload) watch() {
+	for w.ctx.Err() == nil {
+		owed := w.obligations()
+		var list v1alpha1.NotificationRequestList
+		err := w.kube.List(w.ctx, &list, client.InNamespace(w.namespace))
+		if err == nil {
+			there := map[types.UID]bool{}
+			for i := range list.Items {
+				there[list.Items[i].UID] = true
+				w.see(&list.Items[i], false)
+			}
+			w.mu.Lock()
+			for _, o := range owed {
+				o.gone = o.gone || !there[o.uid]
+			}
+			w.mu.Unlock()
+			w.follow(list.ResourceVersion)
+		}
+		w.wait(200 * time.Millisecond)
+	}
+}
+
+func (w *workload) follow(version string) {
+	stream, err := w.kube.Watch(w.ctx, &v1alpha1.NotificationRequestList{}, client.InNamespace(w.namespace),
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: version}})
+	if err != nil {
+		return
+	}
+	defer stream.Stop()
+	for {
+		select {
+		case <-w.ctx.Done():
+			return
+		case e, ok := <-stream.ResultChan():
+			nr, isRequest := e.Object.(*v1alpha1.NotificationRequest)
+			if !ok || !isRequest {
+				return
+			}
+			w.see(nr, e.Type == watch.Deleted)
+		}
+	}
+}
+
+func (w *workload) see(nr *v1alpha1.NotificationRequest, gone bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o, ok := w.ledger[nr.UID]
+	if !ok {
+		o = &obligation{uid: nr.UID}
+		w.ledger[nr.UID] = o
+	}
+	nr.ManagedFields = nil
+	o.last, o.gone = nr, o.gone || gone
+	if o.done() {
+		select {
+		case w.room <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// answer gives a person's word about deliveries that are held in doubt.
+func (w *workload) answer() {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-w.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		for _, o := range w.obligations() {
+			w.mu.Lock()
+			nr := o.last
+			skip := nr == nil || o.gone || nr.Annotations[v1alpha1.ResolveAnnotation] != ""
+			w.mu.Unlock()
+			if skip {
+				continue
+			}
+			i := slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.State == v1alpha1.DeliveryAmbiguous })
+			if i < 0 {
+				continue
+			}
+			ch, word := nr.Status.Deliveries[i].Channel, pick(w, "Sent", "Sent", "Failed", "Retry")
+			w.mu.Lock()
+			o.words[ch] = append(o.words[ch], word) // whether or not it will be heard
+			w.mu.Unlock()
+			_ = w.patch(o, fmt.Sprintf(`{"metadata":{"uid":%q,"resourceVersion":%q,"annotations":{%q:"%s=%s"}}}`,
+				o.uid, nr.ResourceVersion, v1alpha1.ResolveAnnotation, ch, word))
+		}
+	}
+}
+
+// obligations returns the ledger's entries, in the order of their names.
+func (w *workload) obligations() []*obligation {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []*obligation
+	for _, o := range w.ledger {
+		if o.name != "" {
+			all = append(all, o)
+		}
+	}
+	slices.SortFunc(all, func(a, b *obligation) int {
+		return slices.Compare([]string{a.name, a.correlation}, []string{b.name, b.correlation})
+	})
+	return all
+}
+
+// counts returns how many requests were made and how many of them are done with.
+func (w *workload) counts() (made, done int) {
+	for _, o := range w.obligations() {
+		w.mu.Lock()
+		made++
+		if o.done() {
+			done++
+		}
+		w.mu.Unlock()
+	}
+	return made, done
+}
