@@ -175,7 +175,7 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 		}
 	}
 	progress("no more faults")
-	w.rest(rng)
+	w.rest()
 	settling := time.Now()
 	work.settle(r.settle, progress)
 	out.settled = time.Since(settling)
@@ -290,7 +290,7 @@ func draw(rng *rand.Rand, want func(fault) bool) fault {
 
 // rest ends all faults. The managers start once more, with right clocks, and offer
 // what DataStorage has rejected again.
-func (w *world) rest(rng *rand.Rand) {
+func (w *world) rest() {
 	for _, r := range w.replicas {
 		r.process.Kill()
 		_ = os.Remove(r.step)
@@ -331,8 +331,10 @@ func (w *world) fresh() *obligation {
 		},
 	}
 	w.create(nr)
-	o := &obligation{name: nr.Name, correlation: nr.Name, uid: nr.UID, onAmbiguous: nr.Spec.OnAmbiguous, last: nr,
-		channels: []string{chConsole, chFile, chIdempotent, chPlain}}
+	o := &obligation{
+		name: nr.Name, correlation: nr.Name, uid: nr.UID, onAmbiguous: nr.Spec.OnAmbiguous, last: nr,
+		channels: []string{chConsole, chFile, chIdempotent, chPlain},
+	}
 	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
 	defer cancel()
 	for !o.done() && ctx.Err() == nil {
@@ -395,9 +397,11 @@ func dropped(t testing.TB, logs []string) (counts []int) {
 
 // verdict is the table that a person reads.
 func verdict(seed uint64, results []result) []string {
-	lines := []string{fmt.Sprintf("verdict, seed %d", seed),
+	lines := []string{
+		fmt.Sprintf("verdict, seed %d", seed),
 		"| setup | kills | at the very point | requests | messages | events | in doubt | possible duplicates | settled | took |",
-		"|---|---|---|---|---|---|---|---|---|---|"}
+		"|---|---|---|---|---|---|---|---|---|---|",
+	}
 	broken := violations{}
 	for _, r := range results {
 		lines = append(lines, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d | %d | %.0f s | %.0f s |", r.setup, r.kills, r.precise,

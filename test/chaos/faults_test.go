@@ -50,16 +50,20 @@ func catalogue() []fault {
 			w.storage.Kill()
 			return w.storage.Restart
 		}},
-		{name: "kill PostgreSQL", weight: 8, part: "postgres", kills: 1, usable: func(w *world) bool { return w.postgres != nil },
+		{
+			name: "kill PostgreSQL", weight: 8, part: "postgres", kills: 1, usable: func(w *world) bool { return w.postgres != nil },
 			strike: func(w *world, _ *rand.Rand) func() {
 				w.postgres.Kill()
 				return w.postgres.Start
-			}},
-		{name: "kill Redis", weight: 8, part: "redis", kills: 1, usable: func(w *world) bool { return w.redis != nil },
+			},
+		},
+		{
+			name: "kill Redis", weight: 8, part: "redis", kills: 1, usable: func(w *world) bool { return w.redis != nil },
 			strike: func(w *world, _ *rand.Rand) func() {
 				w.redis.Kill()
 				return w.redis.Start
-			}},
+			},
+		},
 		{name: "kill kube-apiserver", weight: 1, part: "api", depth: 1, kills: 1, strike: func(w *world, _ *rand.Rand) func() {
 			w.control.KillAPIServer()
 			return w.control.StartAPIServer
@@ -78,11 +82,15 @@ func catalogue() []fault {
 		more map[string]harness.Fault
 	}{
 		{"DataStorage", func(w *world) *proxy { return w.toStorage }, map[string]harness.Fault{
-			"400 for one event": {Kind: harness.FaultAnswer, Status: http.StatusBadRequest,
+			"400 for one event": {
+				Kind: harness.FaultAnswer, Status: http.StatusBadRequest,
 				Header: http.Header{"Content-Type": {"application/problem+json"}},
-				Body:   `{"title":"Bad Request","status":400,"detail":"one event is wrong","errors":[{"pointer":"/0/event_type","detail":"must not be this one"}]}`},
-			"401": {Kind: harness.FaultAnswer, Status: http.StatusUnauthorized,
-				Header: http.Header{"Content-Type": {"application/problem+json"}}, Body: `{"title":"Unauthorized","status":401}`},
+				Body:   `{"title":"Bad Request","status":400,"detail":"one event is wrong","errors":[{"pointer":"/0/event_type","detail":"must not be this one"}]}`,
+			},
+			"401": {
+				Kind: harness.FaultAnswer, Status: http.StatusUnauthorized,
+				Header: http.Header{"Content-Type": {"application/problem+json"}}, Body: `{"title":"Unauthorized","status":401}`,
+			},
 		}},
 		{"the sinks", func(w *world) *proxy { return w.toSinks }, nil},
 		{"the API server", func(w *world) *proxy { return w.api }, nil},

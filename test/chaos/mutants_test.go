@@ -150,7 +150,7 @@ func TestMutants(t *testing.T) {
 			continue
 		}
 		say("mutant %d of %d: %s", i+1, len(mutants), m.name)
-		by, says := "", ""
+		var by, says string
 		if m.tests != "" {
 			by, says = "`go test ./"+m.tests+"`", m.test(t)
 		} else {

@@ -203,7 +203,7 @@ func (w *world) admit() {
 	if err != nil {
 		w.Fatal(err)
 	}
-	for _, part := range bytes.Split(text, []byte("\n---\n")) {
+	for part := range bytes.SplitSeq(text, []byte("\n---\n")) {
 		object := &unstructured.Unstructured{}
 		if err := yaml.Unmarshal(part, object); err != nil {
 			w.Fatal(err)
@@ -258,7 +258,7 @@ func (w *world) create(objects ...client.Object) {
 
 // metric returns the value of a metric of a replica that has no labels.
 func (r *replica) metric(name string) (float64, error) {
-	resp, err := http.Get("http://" + r.metrics + "/metrics") //nolint:noctx // the server is ours
+	resp, err := http.Get("http://" + r.metrics + "/metrics")
 	if err != nil {
 		return 0, err
 	}
