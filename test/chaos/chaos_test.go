@@ -21,6 +21,7 @@ import (
 
 	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -72,7 +73,7 @@ func TestChaos(t *testing.T) {
 	if requests == 0 {
 		requests = 5 * *killsFlag
 	}
-	log.SetLogger(logr.Discard()) // controller-runtime complains where nobody has set one
+	quieten()
 	say("seed %d, which SEED=%d repeats; the slow sink takes %s", seed, seed, *slowFlag)
 	rounds := slices.DeleteFunc(slices.Clone(setups), func(s setup) bool {
 		return !regexp.MustCompile(*setupFlag).MatchString(s.String()) || !s.possible(t)
@@ -133,6 +134,12 @@ func stepped(t testing.TB, mutations []edit) string {
 	return s.build(t, "manager")
 }
 
+// quieten keeps the clients' own words about broken connections from the terminal.
+func quieten() {
+	log.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
+}
+
 // say prints a line of progress at once.
 func say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "chaos: "+format+"\n", args...)
@@ -154,6 +161,9 @@ type round struct {
 }
 
 func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s setup, n int) result {
+	if !slices.ContainsFunc(catalogue(), func(f fault) bool { return f.kills > 0 && r.only.MatchString(f.name) }) {
+		r.kills, r.episodes = 0, max(r.kills, r.episodes)
+	}
 	start := time.Now()
 	rng := rand.New(rand.NewPCG(r.seed, 0))
 	w := newWorld(t, control, p, s, n, *slowFlag)
@@ -167,6 +177,12 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 	}
 	last := start
 	for made := 0; out.kills < r.kills || made < r.requests || out.episodes < r.episodes; made, _ = work.counts() {
+		// Some wait already when a fault comes, and more come meanwhile.
+		if r.kills > 0 {
+			work.allow(20 + r.requests*out.kills/r.kills)
+		} else {
+			work.allow(20 + r.requests*out.episodes/r.episodes)
+		}
 		names := w.episode(rng, r.only, out.kills < r.kills || r.kills == 0, &out)
 		out.episodes++
 		if time.Since(last) > 10*time.Second {

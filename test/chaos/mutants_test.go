@@ -10,9 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
-	"sigs.k8s.io/controller-runtime/pkg/log"
-
 	"kubernaut.ai/notification/test/harness"
 )
 
@@ -142,7 +139,7 @@ func TestMutants(t *testing.T) {
 	if *mutantsFlag == "" {
 		t.Skip("make chaos MUTANTS=. runs this")
 	}
-	log.SetLogger(logr.Discard())
+	quieten()
 	lines := []string{"| broken on purpose | found by | what it says |", "|---|---|---|"}
 	var control *harness.ControlPlane
 	for i, m := range mutants {

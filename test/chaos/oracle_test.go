@@ -61,7 +61,7 @@ type history struct {
 	events      []harness.Stored
 	closed      []int // the events that each audit store that was closed had dropped
 	conserved   map[string]float64
-	early       []string                 // attempts that came before their time, and what is wrong with messages
+	early       map[message]string       // tries that came before the time that the channel had asked for
 	texts       []string                 // all that the programs printed
 	secret      string                   // what no text may hold
 	timeouts    map[string]time.Duration // of each channel, with the grace for its outcome; nil where clocks were stepped
@@ -137,8 +137,11 @@ func judge(h history) violations {
 			v.add(promiseDropped, "an audit store closed with dropped_count %d", dropped)
 		}
 	}
-	for _, text := range h.early {
-		v.add(promiseTime, "%s", text)
+	for m, text := range h.early {
+		// Who never heard the answer could not know.
+		if t := byMessage[m]; t == nil || t.ambiguous == 0 {
+			v.add(promiseTime, "%s on %s: %s", m.uid, m.channel, text)
+		}
 	}
 	for i, text := range h.texts {
 		if strings.Contains(text, h.secret) {

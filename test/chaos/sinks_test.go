@@ -35,13 +35,13 @@ type sinks struct {
 	performed map[message]performance
 	tries     map[message]int       // of chBad
 	notBefore map[message]time.Time // when the next try may come
-	early     []string
+	early     map[message]string
 	unsigned  []string
 }
 
 func newSinks(t testing.TB, slow time.Duration) *sinks {
 	t.Helper()
-	s := &sinks{slow: slow, performed: map[message]performance{}, tries: map[message]int{}, notBefore: map[message]time.Time{}}
+	s := &sinks{slow: slow, performed: map[message]performance{}, tries: map[message]int{}, notBefore: map[message]time.Time{}, early: map[message]string{}}
 	listener, err := net.Listen("tcp", harness.FreeAddress(t))
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +129,7 @@ func (s *sinks) fail(w http.ResponseWriter, m message) bool {
 	s.tries[m]++
 	try := s.tries[m]
 	if left := time.Until(s.notBefore[m]); left > 0 {
-		s.early = append(s.early, fmt.Sprintf("try %d of %s came %s too early", try, m.uid, left))
+		s.early[m] = fmt.Sprintf("try %d came %s too early", try, left)
 	}
 	refusal := (draw/32 + uint32(try)) % 6
 	if refusal == 1 {

@@ -35,6 +35,7 @@ type workload struct {
 	mu     sync.Mutex
 	rng    *rand.Rand
 	made   int
+	quota  int // how many requests may be made by now
 	ledger map[types.UID]*obligation
 	errs   []string // what the API server refused for good
 	room   chan struct{}
@@ -57,11 +58,27 @@ func pick[T any](w *workload, values ...T) T {
 	return values[w.rng.IntN(len(values))]
 }
 
+// allow lets so many requests be made in all, so that they come as long as faults do.
+func (w *workload) allow(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.quota = n
+	w.more()
+}
+
+// more wakes whoever makes requests. It is called with mu held.
+func (w *workload) more() {
+	select {
+	case w.room <- struct{}{}:
+	default:
+	}
+}
+
 // create makes requests until there are n, not too many of them open at a time.
 func (w *workload) create(n int) {
 	for {
 		w.mu.Lock()
-		made, open := w.made, 0
+		made, quota, open := w.made, w.quota, 0
 		for _, o := range w.ledger {
 			if !o.done() {
 				open++
@@ -71,7 +88,7 @@ func (w *workload) create(n int) {
 		switch {
 		case made >= n || w.ctx.Err() != nil:
 			return
-		case open >= maxOpen:
+		case open >= maxOpen || made >= quota:
 			select {
 			case <-w.room:
 			case <-w.ctx.Done():
@@ -286,10 +303,7 @@ func (w *workload) see(nr *v1alpha1.NotificationRequest, gone bool) {
 	nr.ManagedFields = nil
 	o.last, o.gone = nr, o.gone || gone
 	if o.done() {
-		select {
-		case w.room <- struct{}{}:
-		default:
-		}
+		w.more()
 	}
 }
 
