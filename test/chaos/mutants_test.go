@@ -194,11 +194,14 @@ func (m mutant) run(t *testing.T, control *harness.ControlPlane, n int) (says st
 // test runs the tests of a package and returns the first that fails, "" for none.
 func (m mutant) test(t *testing.T) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-overlay", (sources{}).all(t, m.edits).overlay(t), "kubernaut.ai/notification/"+m.tests)
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-timeout", "3m", "-overlay", (sources{}).all(t, m.edits).overlay(t), "kubernaut.ai/notification/"+m.tests)
 	out, _ := cmd.CombinedOutput()
 	for line := range bytes.Lines(out) {
 		if name, ok := bytes.CutPrefix(line, []byte("--- FAIL: ")); ok {
 			return string(bytes.Fields(name)[0])
+		}
+		if bytes.HasPrefix(line, []byte("panic: test timed out")) {
+			return "its tests do not end"
 		}
 	}
 	if !bytes.Contains(out, []byte("\nok ")) && !bytes.HasPrefix(out, []byte("ok ")) {
