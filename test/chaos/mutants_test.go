@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 
@@ -118,10 +117,8 @@ var mutants = []mutant{
 // TestMutantsFit finds the mutants that no longer fit the code, without a run.
 func TestMutantsFit(t *testing.T) {
 	for _, m := range mutants {
-		for s := range (sources{}).all(t, m.edits) {
-			if !strings.HasSuffix(s, ".go") {
-				t.Errorf("%s: %s is no source", m.name, s)
-			}
+		if len((sources{}).all(t, m.edits)) == 0 {
+			t.Errorf("%s: nothing is broken", m.name)
 		}
 	}
 }

@@ -299,25 +299,3 @@ func TestAClosedQueueSaysSo(t *testing.T) {
 		t.Errorf("second Close: %v", err)
 	}
 }
-
-func BenchmarkPut(b *testing.B) {
-	for _, size := range []int{1, 100, 1000} {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			f, err := Open(b.TempDir(), 1<<30, logr.Discard())
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer f.Close()
-			list := events(0, size)
-			for b.Loop() {
-				for i := range list {
-					list[i].EventID = uuid.New()
-				}
-				if _, err := f.Put(b.Context(), list); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(b.N*size)/b.Elapsed().Seconds(), "events/s")
-		})
-	}
-}
