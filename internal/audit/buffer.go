@@ -53,7 +53,7 @@ func (s *Store) keep(e *Event) bool {
 	if _, known := s.held[e.EventID]; known {
 		return true
 	}
-	size := eventBytes(e)
+	size := e.Size()
 	if s.sealed || len(s.pending)+s.spilling >= s.cfg.BufferSize || s.bytes+size > maxBufferBytes {
 		return false
 	}
@@ -121,8 +121,8 @@ func (s *Store) recordFull(e *Event, spills int) error {
 // take is called with mu held.
 func (s *Store) take() []Event {
 	n, bytes := 0, 0
-	for n < min(len(s.pending), maxBatch) && (n == 0 || bytes+eventBytes(&s.pending[n]) <= maxBatchBytes) {
-		bytes += eventBytes(&s.pending[n])
+	for n < min(len(s.pending), maxBatch) && (n == 0 || bytes+s.pending[n].Size() <= maxBatchBytes) {
+		bytes += s.pending[n].Size()
 		n++
 	}
 	s.bytes -= bytes
@@ -140,9 +140,6 @@ func (s *Store) giveBack(events []Event) {
 	defer s.mu.Unlock()
 	s.pending = slices.Concat(events, s.pending)
 	for i := range events {
-		s.bytes += eventBytes(&events[i])
+		s.bytes += events[i].Size()
 	}
 }
-
-// eventBytes is about how much memory, and JSON, an event takes.
-func eventBytes(e *Event) int { return len(e.EventData) + len(e.ErrorMessage) + 1024 }

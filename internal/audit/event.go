@@ -64,6 +64,9 @@ type Event struct {
 	EventData      json.RawMessage `json:"event_data"`
 }
 
+// Size is about how many bytes of memory, or of JSON, the event takes.
+func (e *Event) Size() int { return len(e.EventData) + len(e.ErrorMessage) + 1024 }
+
 // Violation is one rule that an event breaks: a JSON pointer into the event and
 // a sentence that says what is allowed.
 type Violation struct {

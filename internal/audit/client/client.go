@@ -108,10 +108,7 @@ func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }
 // Post sends 1 to 1000 events in one request, which may take 10 s. Errors are as
 // audit.Poster has them.
 func (c *Client) Post(ctx context.Context, events []audit.Event) (audit.Ack, error) {
-	body, err := json.Marshal(events)
-	if err != nil {
-		return audit.Ack{}, fmt.Errorf("encode audit events: %w", err)
-	}
+	body := audit.AppendEvents(make([]byte, 0, 1024*len(events)), events)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	resp, err := c.do(ctx, http.MethodPost, "/api/v1/audit/events/batch", body)
