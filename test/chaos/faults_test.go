@@ -142,7 +142,7 @@ func freezeLeader(w *world, rng *rand.Rand) func() {
 func damageDLQ(w *world, rng *rand.Rand) func() {
 	r := w.replicas[rng.IntN(len(w.replicas))]
 	r.process.Kill()
-	path := filepath.Join(r.dlq, []string{"events.db", "events.db-wal"}[rng.IntN(2)])
+	path := filepath.Join(r.dlq, "current", []string{"events.db", "events.db-wal"}[rng.IntN(2)])
 	text, err := os.ReadFile(path)
 	if err == nil && len(text) > 0 {
 		switch at := rng.IntN(len(text)); rng.IntN(4) {

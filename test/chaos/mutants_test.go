@@ -99,9 +99,9 @@ var mutants = []mutant{
 		{"internal/datastorage/sqlite/sqlite.go", "	if err != nil || len(fresh) == 0 {\n		return appended, err\n", "	if err != nil || len(fresh) == 0 {\n		_ = tx.Rollback()\n		return appended, err\n"},
 	}},
 	{name: "deleted from the DLQ before the 2xx", tests: "internal/audit/dlq", edits: []edit{{
-		"internal/audit/dlq/file_letters.go",
-		"UPDATE waiting SET attempts = attempts + 1 WHERE seq IN",
-		"DELETE FROM waiting WHERE seq IN",
+		"internal/audit/dlq/file_index.go",
+		"			l.tries++\n			heap.Push(&x.turns, l)\n",
+		"			x.remove(l.id)\n",
 	}}},
 	{name: "dead-lettered for good on a transient error", tests: "internal/audit", edits: []edit{{
 		"internal/audit/deliver.go",

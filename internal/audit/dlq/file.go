@@ -6,77 +6,82 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/google/uuid"
 
 	"kubernaut.ai/notification/internal/audit"
 )
 
 const (
-	pageSize = 4096
 	// minFileBytes has room for some hundred events.
 	minFileBytes = 1 << 20
-	// maxWALBytes has room for a transaction with all that the store holds in
-	// memory, and for the index pages that so many events touch.
-	maxWALBytes = 96 << 20
-	// usualWALBytes is how far the log grows with transactions of the usual size.
-	usualWALBytes = 4 << 20
-	// keepOnDisk is what Put leaves free, for Next and Settle.
-	keepOnDisk = 2 << 20
+	// A row of batches takes so many events or bytes, whichever comes first: it
+	// is decoded as a whole, and goes as a whole.
+	maxRowEvents = 100
+	maxRowBytes  = 256 << 10
+	// maxNextBytes keeps what is read at a time below what one request may carry.
+	maxNextBytes = 4 << 20
+	// maxReason bounds what a rejection adds to a queue that is full already.
+	maxReason = 1024
 )
 
 // File is a dead-letter queue in a directory of the local disk, owned by one
-// process at a time. Times in it are Unix milliseconds. It is safe for use by
-// several goroutines.
+// process at a time. It is safe for use by several goroutines.
+//
+// Which events wait it knows in memory, at some 200 bytes for each. A row of its
+// database has up to 100 events of one Put, and goes when the last of them is
+// settled: after a restart the others of the row are offered once more.
 type File struct {
 	log      logr.Logger
 	dir      string
 	maxBytes int64
 	lock     *os.File
 
-	mu    sync.Mutex // guards all below, and keeps the pragmas with their transaction
-	db    *sql.DB    // nil while closed, and after a damage until there is a new file
-	bad   error      // why events.db must not be used any more, until it is set apart
-	depth audit.Depth
-	pages int64 // of the database when it was opened
-	// partial says that a damaged file holds more than there was room for.
-	partial bool
-	// rejectedAt has the IDs of what this process rejected, on a clock that nobody can set.
-	rejectedAt map[string]time.Time
-	recheck    time.Time // no rejected event is due before
+	mu       sync.Mutex // guards all below
+	db       *sql.DB    // nil while closed, and where a damaged one could not be replaced yet
+	pages    int64      // the max_page_count that is set
+	wal      int64      // how large the write-ahead log is at most
+	finished removals
+	index
+	aside   int // unreadable events
+	missing int // events that this process has lost with a damaged database
 }
+
+// removals are rows that nobody needs any more. The next transaction removes
+// them; a restart before only offers their events once more.
+type removals struct {
+	batches  []int64
+	rejected []uuid.UUID
+}
+
+func (r *removals) count() int { return len(r.batches) + len(r.rejected) }
 
 var _ audit.DLQ = (*File)(nil)
 
 // Open creates the directory where it is missing, takes its lock, and makes sure
 // that the queue can be written. Errors name the flag.
 //
-// maxBytes, 1 MiB or more, bounds what the database, its write-ahead log and the
-// log's index take on the disk together: 9/16 of it, at most 96 MiB, are kept
-// for the log. Of the rest Put leaves an eighth to Next and Settle, which go on
-// in a full queue. What is full already when Open is called with less keeps its
-// size, and takes no more. A program that reads the database at the same time
-// holds the log up for as long as it reads.
+// maxBytes, 1 MiB or more, bounds what the database and its write-ahead log take
+// on the disk together: half of it, at most 40 MiB, is for the log. Of the rest
+// Put leaves a quarter, at most 4 MiB, to rejections, which a full queue goes on
+// to take. A program that reads the database at the same time makes the log grow
+// for as long as it reads.
 //
 // A database that is damaged, or that failed to read or write, is replaced by a
-// new one with all events of the old one that are readable. The old one is kept
-// as events.db.suspect-TIME, beside the bound, for a person to look at and
-// delete, unless it is sure that nothing is left in it. While there is no room
-// for all that is readable, it is events.db.damaged-TIME.
+// new one with all rows of the old one that can be read. The old one is kept in
+// the directory suspect-TIME, beside the bound, for a person to look at and delete.
 func Open(dir string, maxBytes int64, log logr.Logger) (*File, error) {
 	if maxBytes < minFileBytes {
 		return nil, fmt.Errorf("--dlq-max-bytes is %d; allowed is %d (1 MiB) or more", maxBytes, minFileBytes)
 	}
-	f := &File{
-		log: log.WithName("audit-dlq"), dir: dir, maxBytes: maxBytes,
-		rejectedAt: make(map[string]time.Time),
-	}
+	f := &File{log: log.WithName("audit-dlq"), dir: dir, maxBytes: maxBytes}
 	if err := f.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open dead-letter queue in --dlq-path %q: %w", dir, err), f.Close())
 	}
@@ -111,7 +116,11 @@ func (f *File) open() error {
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err := f.detach()
+	var err error
+	if f.db != nil && f.finished.count() > 0 {
+		err = f.removeFinished(context.Background())
+	}
+	err = errors.Join(err, f.detach())
 	if f.lock != nil {
 		err = errors.Join(err, f.lock.Close())
 	}
@@ -119,144 +128,231 @@ func (f *File) Close() error {
 	return err
 }
 
-func (f *File) detach() error {
-	if f.db == nil {
-		return nil
-	}
-	err := f.db.Close()
-	f.db = nil
-	return err
-}
-
-func (f *File) path(name string) string { return filepath.Join(f.dir, name) }
-
-func (f *File) walBytes() int64 { return min(f.maxBytes/16*9, maxWALBytes) }
-
-func (f *File) maxPages() int64 { return (f.maxBytes - f.walBytes()) / pageSize }
-
-// reserve is what is kept from Put.
-func (f *File) reserve() int64 { return f.maxPages() / 8 }
-
-// use calls fn with a database that can be used, and replaces the database when
-// fn finds that it cannot be trusted any more.
-func (f *File) use(ctx context.Context, fn func(*sql.DB) error) error {
-	if f.lock == nil {
-		return errors.New("the queue is closed")
-	}
-	// What is begun here is not left half done for a caller's impatience.
-	mending := context.WithoutCancel(ctx)
-	if f.db == nil {
-		if err := f.attach(mending); err != nil {
-			return fmt.Errorf("replace damaged database: %w", err)
-		}
-	}
-	err := fn(f.db)
-	if !isDamage(err) {
-		return err
-	}
-	f.bad = err
-	if broken := f.attach(mending); broken != nil {
-		return errors.Join(err, fmt.Errorf("replace damaged database: %w", broken))
-	}
-	return err
-}
-
-// mode is how a transaction writes.
-type mode struct {
-	// durable transactions survive the death of the machine, others only that of
-	// the process: enough for a removal, since an event that comes back is only
-	// sent once more.
-	durable bool
-	// reserve lets the transaction use the room that is kept from Put.
-	reserve bool
-}
-
-// write runs fn in a transaction, and perhaps in another one where there was no
-// room for the first.
-func (f *File) write(ctx context.Context, m mode, fn func(*sql.Tx) error) error {
-	return f.use(ctx, func(db *sql.DB) error {
-		err := f.transact(ctx, db, m, fn)
-		if !isFull(err) || !m.reserve {
-			return err
-		}
-		// The log may have taken what room there was on the disk.
-		if err := checkpoint(ctx, db); err != nil {
-			return err
-		}
-		return f.transact(ctx, db, m, fn)
-	})
-}
-
-func (f *File) transact(ctx context.Context, db *sql.DB, m mode, fn func(*sql.Tx) error) error {
-	level, pages := "NORMAL", f.maxPages()
-	if m.durable {
-		level = "FULL"
-	}
-	if m.reserve {
-		pages = max(pages, f.pages+f.reserve())
-	} else {
-		pages -= f.reserve()
-	}
-	pragmas := fmt.Sprintf("PRAGMA synchronous = %s; PRAGMA max_page_count = %d", level, min(pages, 1<<32-2))
-	if _, err := db.ExecContext(ctx, pragmas); err != nil {
-		return fmt.Errorf("prepare transaction: %w", err)
-	}
-	if err := f.bound(ctx, db); err != nil {
-		return err
-	}
-	tx, err := db.BeginTx(ctx, nil)
+// Put implements audit.DLQ. Where the events do not all fit, none is added.
+func (f *File) Put(ctx context.Context, events []audit.Event) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	added, err := f.put(ctx, events, time.Now())
 	if err != nil {
-		return fmt.Errorf("begin transaction: %w", err)
+		return 0, fmt.Errorf("put %d events: %w", len(events), err)
 	}
-	if err := fn(tx); err != nil {
-		// SQLite has rolled back by itself where this fails.
-		_ = tx.Rollback()
-		return err
-	}
-	return tx.Commit()
+	return added, nil
 }
 
-// bound moves what is in the write-ahead log to the database, and makes the log
-// empty. SQLite does that by itself too, but keeps its errors to itself, and goes
-// on to write over what is in the log: a process that dies then leaves what
-// cannot be told from damage.
-func (f *File) bound(ctx context.Context, db *sql.DB) error {
-	wal, err := os.Stat(f.path(walName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+func (f *File) put(ctx context.Context, events []audit.Event, now time.Time) (int, error) {
+	if err := f.usable(ctx); err != nil {
+		return 0, err
 	}
-	if err != nil || wal.Size() == 0 {
-		return err
+	rows, added, size := f.pack(events, now)
+	if added == 0 {
+		return 0, nil
 	}
-	if wal.Size() <= min(f.walBytes()/9, usualWALBytes) {
-		if tight, err := f.tight(0); err != nil || !tight {
+	err := f.roomFor(ctx, size)
+	if err == nil {
+		err = f.write(ctx, size, f.maxPages()-min(f.maxPages()/4, maxNextBytes/pageSize), func(tx *sql.Tx) error { return insert(ctx, tx, rows, now) })
+	}
+	if err != nil {
+		return 0, f.mend(ctx, err)
+	}
+	for _, r := range rows {
+		f.add(&batch{seq: r.seq, at: now}, r.ids, 0)
+	}
+	return added, nil
+}
+
+// row is one of the table batches: a JSON array of events.
+type row struct {
+	seq     int64
+	ids     []uuid.UUID
+	payload []byte
+}
+
+// pack encodes the events that do not wait yet. Rejected ones it lets wait again.
+func (f *File) pack(events []audit.Event, now time.Time) (rows []row, added, size int) {
+	known := make(map[uuid.UUID]bool, len(events))
+	for i := range events {
+		id := events[i].EventID
+		if f.letters[id] != nil || known[id] || f.wake(id, now) {
+			continue
+		}
+		known[id] = true
+		if n := len(rows) - 1; n < 0 || len(rows[n].ids) == maxRowEvents || int64(len(rows[n].payload)) >= min(maxRowBytes, f.maxBytes/32) {
+			rows = append(rows, row{payload: make([]byte, 0, min(len(events)-i, maxRowEvents)*1024)})
+		}
+		r := &rows[len(rows)-1]
+		r.ids = append(r.ids, id)
+		r.payload = events[i].Append(append(r.payload, ','))
+	}
+	for i := range rows {
+		r := &rows[i]
+		r.payload[0], r.payload = '[', append(r.payload, ']')
+		added += len(r.ids)
+		size += len(r.payload)
+	}
+	return rows, added, size
+}
+
+// Next implements audit.DLQ. It writes nothing, so that a full disk does not
+// stand in its way.
+func (f *File) Next(ctx context.Context, limit int) ([]audit.Event, audit.Depth, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.usable(ctx)
+	var events []audit.Event
+	if err == nil {
+		f.wakeDue(time.Now())
+		events, err = f.next(ctx, limit)
+	}
+	if err != nil {
+		return nil, f.depth(), fmt.Errorf("read next events: %w", f.mend(ctx, err))
+	}
+	return events, f.depth(), nil
+}
+
+func (f *File) next(ctx context.Context, limit int) ([]audit.Event, error) {
+	var events []audit.Event
+	var taken []*letter
+	defer func() { f.giveBack(taken) }()
+	var from *batch
+	var held map[uuid.UUID]audit.Event // by the row of from
+	for bytes := 0; len(events) < limit && len(f.turns) > 0; {
+		l := f.turns[0]
+		if l.batch != from || l.batch.seq == 0 {
+			var err error
+			if held, err = f.read(ctx, l); isUnreadable(err) {
+				f.setAside(l, err)
+				continue
+			} else if err != nil {
+				return nil, err
+			}
+			from = l.batch
+		}
+		e, ok := held[l.id]
+		if !ok {
+			f.setAside(l, unreadableError{errors.New("the row does not hold the event")})
+			continue
+		}
+		if bytes += e.Size(); bytes > maxNextBytes && len(events) > 0 {
+			break
+		}
+		events = append(events, e)
+		taken = append(taken, f.take())
+	}
+	return events, nil
+}
+
+// setAside leaves a row to a person. Events of it that were settled are counted
+// again after a restart: nobody knows any more which they were.
+func (f *File) setAside(l *letter, why error) {
+	n := f.forgetBatch(l)
+	f.aside += n
+	f.log.Error(why, "Setting unreadable dead letters aside", "row", l.batch.seq, "eventID", l.id, "events", n)
+}
+
+// Settle implements audit.DLQ. A reason longer than a KiB is cut. Where there are
+// no rejections it does not fail for a disk that cannot be written.
+func (f *File) Settle(ctx context.Context, recorded []uuid.UUID, rejected []audit.Rejection) (audit.Depth, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.usable(ctx)
+	if err == nil {
+		err = f.settle(ctx, recorded, rejected)
+	}
+	if err != nil {
+		return f.depth(), fmt.Errorf("settle %d events: %w", len(recorded)+len(rejected), f.mend(ctx, err))
+	}
+	return f.depth(), nil
+}
+
+func (f *File) settle(ctx context.Context, recorded []uuid.UUID, rejected []audit.Rejection) error {
+	if len(rejected) > 0 {
+		if err := f.reject(ctx, rejected); err != nil {
 			return err
 		}
 	}
-	// A full disk stops a transaction only where that needs more of it.
-	if err := checkpoint(ctx, db); !isFull(err) {
+	before := f.finished.count()
+	for _, id := range recorded {
+		switch b := f.remove(id); {
+		case b == nil:
+		case b.seq == 0:
+			f.finished.rejected = append(f.finished.rejected, id)
+		case b.left == 0:
+			f.finished.batches = append(f.finished.batches, b.seq)
+		}
+	}
+	if f.finished.count() > 0 {
+		err := f.removeFinished(ctx)
+		if isDamage(err) {
+			return err
+		}
+		if err != nil && before == 0 {
+			f.log.Error(err, "Removing settled dead letters failed; they are removed later")
+		}
+	}
+	if len(f.letters)+len(f.resting)+f.aside+f.finished.count() == 0 {
+		return f.shrink(ctx)
+	}
+	return nil
+}
+
+func (f *File) removeFinished(ctx context.Context) error {
+	return f.write(ctx, 0, f.maxPages(), func(*sql.Tx) error { return nil })
+}
+
+// reject makes rejections durable.
+func (f *File) reject(ctx context.Context, rejected []audit.Rejection) error {
+	size := 0
+	for i := range rejected {
+		size += rejected[i].Event.Size()
+	}
+	err := f.write(ctx, size, f.maxPages(), func(tx *sql.Tx) error {
+		// Together with the rejections, so that a full queue has room for them.
+		if err := removeBatches(ctx, tx, f.endWith(rejected)); err != nil {
+			return err
+		}
+		for i := range rejected {
+			r := &rejected[i]
+			reason := r.Reason
+			if len(reason) > maxReason {
+				reason = strings.ToValidUTF8(reason[:maxReason], "")
+			}
+			payload := r.Event.Append(nil)
+			_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO rejected (event_id, at, status, reason, payload, crc32c) VALUES (?, ?, ?, ?, ?, ?)",
+				r.Event.EventID.String(), time.Now().UnixMilli(), r.Status, reason, string(payload), checksum(payload, r.Status, reason))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
+	until := time.Now().Add(audit.RejectedRecheck)
+	for i := range rejected {
+		f.remove(rejected[i].Event.EventID)
+		f.restUntil(rejected[i].Event.EventID, until)
+	}
 	return nil
 }
 
-// tight reports whether the disk has too little room for transactions that write
-// so many bytes, and for the log to be moved to the database after them.
-func (f *File) tight(bytes int64) (bool, error) {
-	var disk syscall.Statfs_t
-	if err := syscall.Statfs(f.dir, &disk); err != nil {
-		return false, fmt.Errorf("look for room on disk: %w", err)
+// endWith returns the rows of which no event waits but the rejected ones.
+func (f *File) endWith(rejected []audit.Rejection) (rows []int64) {
+	leaving, seen := map[*batch]int{}, map[uuid.UUID]bool{}
+	for i := range rejected {
+		id := rejected[i].Event.EventID
+		l := f.letters[id]
+		if l == nil || l.batch.seq == 0 || seen[id] {
+			continue
+		}
+		seen[id] = true
+		if leaving[l.batch]++; leaving[l.batch] == l.batch.left {
+			rows = append(rows, l.batch.seq)
+		}
 	}
-	needed := keepOnDisk + 4*bytes // They are once in the log and once in the database, and fill their pages by half.
-	if wal, err := os.Stat(f.path(walName)); err == nil {
-		needed += wal.Size()
-	}
-	return float64(disk.Bavail)*float64(disk.Bsize) < float64(needed), nil
+	return rows
 }
 
-func checkpoint(ctx context.Context, db *sql.DB) error {
-	if _, err := db.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
-		return fmt.Errorf("empty write-ahead log: %w", err)
-	}
-	return nil
+func (f *File) depth() audit.Depth {
+	return audit.Depth{Waiting: len(f.letters), Rejected: len(f.resting), Aside: f.aside + f.missing, Oldest: f.oldest()}
 }

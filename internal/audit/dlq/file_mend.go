@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,29 +16,19 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
+// A database and its log are in a directory, which is renamed as one.
 const (
-	dbName  = "events.db"
-	walName = dbName + "-wal"
-	// newName is a database that is being created. Under its own name a database
-	// has a schema, or has been damaged.
-	newName = dbName + ".new"
-	// damagedName is a database that has readable events yet, suspectName one
-	// that has been read. A time follows.
-	damagedName = dbName + ".damaged-"
-	suspectName = dbName + ".suspect-"
+	dbName     = "events.db"
+	currentDir = "current"
+	// buildingDir has a database that is being made, readyDir one that is to take
+	// the place of the current.
+	buildingDir = "building"
+	readyDir    = "ready"
+	suspectDir  = "suspect-"
 )
 
 // damageError says that a file is not what was written to it.
 type damageError struct{ error }
-
-// unreadable makes a damage of the failure to read a row that SQLite did read.
-func unreadable(err error) error {
-	if _, ofSQLite := errors.AsType[*sqlite.Error](err); ofSQLite || err == nil ||
-		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return damageError{err}
-}
 
 func code(err error) int {
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
@@ -45,8 +36,6 @@ func code(err error) int {
 	}
 	return sqlite3.SQLITE_OK
 }
-
-func isFull(err error) bool { return code(err)&0xff == sqlite3.SQLITE_FULL }
 
 // isDamage reports whether a database can be trusted no longer. After a failed
 // fsync that includes what a second one would claim to have written.
@@ -72,299 +61,223 @@ func isDamageAtOpen(err error) bool {
 	return isDamage(err)
 }
 
-// attach opens the database. One that is damaged it replaces, and carries over
-// what can be read of it.
-func (f *File) attach(ctx context.Context) error {
-	known := sql.NullInt64{Int64: int64(f.depth.Waiting + f.depth.Rejected + f.depth.Aside), Valid: f.bad != nil}
-	if f.bad == nil {
-		f.bad = f.connect(ctx)
-		exists := f.isThere(dbName) || f.isThere(walName)
-		if f.bad != nil && (!exists || !isDamageAtOpen(f.bad)) {
-			err := f.bad
-			f.bad = nil
-			return errors.Join(err, f.detach())
-		}
+// usable attaches the database again where a damaged one could not be replaced.
+func (f *File) usable(ctx context.Context) error {
+	if f.lock == nil {
+		return errors.New("the queue is closed")
 	}
-	if f.bad != nil {
-		// Closing writes to the files once more. Whether it can is of no interest.
-		_ = f.detach()
-		f.log.Error(f.bad, "The dead-letter queue's database is damaged; replacing it")
-		if err := f.setApart(ctx, known); err != nil {
-			return err
-		}
-		f.bad = nil
-		if err := f.connect(ctx); err != nil {
-			return errors.Join(err, f.detach())
-		}
-	}
-	err := f.carryAll(ctx)
-	if err != nil {
-		if isDamage(err) {
-			f.bad = err
-		}
-		return errors.Join(err, f.detach())
-	}
-	return nil
-}
-
-// connect opens the database and checks it.
-func (f *File) connect(ctx context.Context) error {
-	if err := f.finishSettingApart(); err != nil {
-		return err
-	}
-	_, err := os.Stat(f.path(dbName))
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(f.path(walName)); err == nil {
-			return damageError{errors.New("a write-ahead log has no database")}
-		}
-		err = f.create(ctx, "", sql.NullInt64{})
-	}
-	if err != nil {
-		return err
-	}
-	if err := checkFiles(f.path(dbName)); err != nil {
-		return err
-	}
-	if f.db, err = f.openDB(dbName); err != nil {
-		return err
-	}
-	return f.prepare(ctx)
-}
-
-// checkFiles finds the damage that SQLite would not speak of: it takes an empty
-// file for a new database, and a log that is damaged for one that ends there.
-func checkFiles(path string) error {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Size() < pageSize {
-		return damageError{fmt.Errorf("the database has %d bytes", info.Size())}
-	}
-	wal, err := openIfThere(path + "-wal")
-	if wal == nil {
-		return err
-	}
-	defer wal.Close()
-	if _, err := scanWAL(wal); err != nil {
-		return damageError{err}
-	}
-	return nil
-}
-
-// setApart moves the database out of the way of a new one, its log first: a
-// log without its database is how finishSettingApart knows that this was begun.
-func (f *File) setApart(ctx context.Context, known sql.NullInt64) error {
-	at := time.Now().UTC().Format("20060102T150405.000000000Z")
-	if f.isThere(dbName) || f.isThere(walName) {
-		err := os.Rename(f.path(walName), f.path(damagedName+at+"-wal"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := f.moveDB(damagedName + at); err != nil {
-			return err
-		}
-	} else if names, err := f.list(damagedName + "*Z"); err == nil && len(names) > 0 {
-		at = strings.TrimPrefix(names[len(names)-1], damagedName)
-	}
-	if err := os.Remove(f.path(dbName + "-shm")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := f.sync(); err != nil {
-		return err
-	}
-	return f.create(ctx, at, known)
-}
-
-func (f *File) finishSettingApart() error {
-	logs, err := f.list(damagedName + "*-wal")
-	if err != nil {
-		return err
-	}
-	for _, wal := range logs {
-		if name := strings.TrimSuffix(wal, "-wal"); !f.isThere(name) {
-			if err := f.moveDB(name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// moveDB moves the database, or an empty one where only the log was left.
-func (f *File) moveDB(name string) error {
-	err := os.Rename(f.path(dbName), f.path(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return os.WriteFile(f.path(name), nil, 0o600)
-	}
-	return err
-}
-
-func (f *File) isThere(name string) bool {
-	_, err := os.Lstat(f.path(name))
-	return err == nil
-}
-
-// list returns the names of the files that match, the oldest first.
-func (f *File) list(pattern string) ([]string, error) {
-	entries, err := os.ReadDir(f.dir)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, entry := range entries {
-		if ok, err := filepath.Match(pattern, entry.Name()); err != nil || ok {
-			names = append(names, entry.Name())
-		}
-	}
-	return names, nil
-}
-
-// carryAll brings what is in damaged files to the database.
-func (f *File) carryAll(ctx context.Context) error {
-	names, err := f.list(damagedName + "*Z")
-	if err != nil || len(names) == 0 {
-		return err
-	}
-	f.partial = false
-	for _, name := range names {
-		err := f.carry(ctx, strings.TrimPrefix(name, damagedName))
-		if isFull(err) {
-			f.partial = true
-			f.log.Error(err, "There is no room to carry all events of a damaged file over; going on when those carried over are recorded", "file", f.path(name))
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("carry over events of %s: %w", name, err)
-		}
-	}
-	return f.count(ctx, f.db)
-}
-
-// carry brings over what is readable in the file that was set apart at a time.
-// Where there is not enough room it has brought what it could.
-func (f *File) carry(ctx context.Context, at string) error {
-	src, err := openPages(f.path(damagedName + at))
-	if err != nil {
-		return err
-	}
-	defer src.close()
-	c := carrier{at: at}
-	var read int
-	if _, err := f.db.ExecContext(ctx, "INSERT INTO carried (at) VALUES (?) ON CONFLICT DO NOTHING", at); err != nil {
-		return err
-	}
-	if err := f.db.QueryRowContext(ctx, "SELECT read, missing FROM carried WHERE at = ?", at).Scan(&read, &c.missing); err != nil {
-		return unreadable(err)
-	}
-	var chunk []found
-	n, bytes := 0, 0
-	flush := func() error {
-		err := f.insert(ctx, &c, chunk, n)
-		chunk, bytes = nil, 0
-		return err
-	}
-	for r := range src.rows() {
-		if n++; n <= read {
-			continue
-		}
-		chunk = append(chunk, r)
-		if bytes += len(r.payload); len(chunk) == 1000 || bytes > maxNextBytes {
-			if err := flush(); err != nil {
-				return err
-			}
-		}
-	}
-	if err := flush(); err != nil {
-		return err
-	}
-	return f.finish(&c)
-}
-
-// carrier counts what comes of a damaged file.
-type carrier struct {
-	at             string
-	carried, aside int
-	missing        sql.NullInt64
-}
-
-// insert adds rows to the database, as many as there is room for.
-func (f *File) insert(ctx context.Context, c *carrier, rows []found, read int) error {
-	err := f.transact(ctx, f.db, mode{durable: true, reserve: true}, func(tx *sql.Tx) error { return c.insert(ctx, tx, rows, read) })
-	if half := len(rows) / 2; isFull(err) && half > 0 {
-		if err := f.insert(ctx, c, rows[:half], read-len(rows)+half); err != nil {
-			return err
-		}
-		return f.insert(ctx, c, rows[half:], read)
-	}
-	return err
-}
-
-// insert adds rows where they are not there yet. read is how many rows of the
-// file have been gone through with them.
-func (c *carrier) insert(ctx context.Context, tx *sql.Tx, rows []found, read int) error {
-	sum := *c
-	for i := range rows {
-		r := &rows[i]
-		var n int
-		var err error
-		switch {
-		case r.broken != nil:
-			n, err = affected(tx.ExecContext(ctx, `INSERT INTO aside (event_id, payload, sha256, first_at, reason) SELECT ?1, ?2, ?3, ?4, ?5
-				WHERE NOT EXISTS (SELECT 1 FROM waiting WHERE event_id = ?1) AND NOT EXISTS (SELECT 1 FROM rejected WHERE event_id = ?1)
-				AND NOT EXISTS (SELECT 1 FROM aside WHERE event_id = ?1)`, r.id, r.payload, nonNil(r.sum), r.firstAt, r.broken.Error()))
-			sum.aside += n
-		case r.table == "aside":
-			n, err = affected(tx.ExecContext(ctx, `INSERT INTO aside (event_id, payload, sha256, first_at, reason) SELECT ?1, ?2, ?3, ?4, ?5
-				WHERE NOT EXISTS (SELECT 1 FROM aside WHERE event_id = ?1 AND payload = ?2)`, r.id, r.payload, nonNil(r.sum), r.firstAt, r.reason))
-		case r.table == "rejected":
-			n, err = affected(tx.ExecContext(ctx, "INSERT INTO rejected (event_id, payload, status, reason, first_at, last_at, sha256) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-				r.id, r.payload, r.status, r.reason, r.firstAt, r.lastAt, r.sum))
-		default:
-			// The place in the order is kept, unless a new event has it.
-			n, err = affected(tx.ExecContext(ctx, `INSERT INTO waiting (seq, event_id, payload, sha256, first_at, attempts)
-				VALUES (CASE WHEN EXISTS (SELECT 1 FROM waiting WHERE seq = ?1) THEN NULL ELSE ?1 END, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING`,
-				r.seq, r.id, r.payload, r.sum, r.firstAt, r.attempts))
-		}
-		if err != nil {
-			return err
-		}
-		sum.carried += n
-		sum.missing.Int64 = max(0, sum.missing.Int64-int64(n))
-	}
-	if _, err := tx.ExecContext(ctx, "UPDATE carried SET read = ?, missing = ? WHERE at = ?", read, sum.missing, c.at); err != nil {
-		return err
-	}
-	*c = sum
-	return nil
-}
-
-// nonNil keeps an empty blob from becoming NULL.
-func nonNil(b []byte) []byte { return append([]byte{}, b...) }
-
-// finish deletes a file in which nothing is left for sure, and keeps any other.
-func (f *File) finish(c *carrier) error {
-	old, kept := f.path(damagedName+c.at), f.path(suspectName+c.at)
-	if c.missing.Valid && c.missing.Int64 == 0 && c.aside == 0 {
-		for _, suffix := range []string{"-wal", ""} {
-			if err := os.Remove(old + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-		f.log.Info("All events of the damaged database were carried over to a new one", "events", c.carried)
+	if f.db != nil {
 		return nil
 	}
-	for _, suffix := range []string{"-wal", ""} {
-		if err := os.Rename(old+suffix, kept+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// What is begun here is not left half done for a caller's impatience.
+	return f.attach(context.WithoutCancel(ctx))
+}
+
+// mend replaces the database where the error shows that it is damaged, and
+// returns the error with what else went wrong.
+func (f *File) mend(ctx context.Context, err error) error {
+	if !isDamage(err) || f.db == nil {
+		return err
+	}
+	return errors.Join(err, f.replace(context.WithoutCancel(ctx), err))
+}
+
+// attach opens the database, makes one where there is none, and replaces one
+// that is damaged.
+func (f *File) attach(ctx context.Context) error {
+	err := f.swap()
+	if err != nil {
+		return err
+	}
+	if _, err = os.Lstat(f.path(currentDir)); errors.Is(err, fs.ErrNotExist) {
+		err = f.build(ctx)
+	}
+	if err == nil {
+		err = f.connect(ctx)
+	}
+	if isDamageAtOpen(err) {
+		return f.replace(ctx, err)
+	}
+	if err != nil {
+		return errors.Join(explainOpen(err), f.detach())
+	}
+	return nil
+}
+
+func explainOpen(err error) error {
+	if code(err)&0xff == sqlite3.SQLITE_FULL {
+		return fmt.Errorf("the disk is full; make room on it: %w", err)
+	}
+	return err
+}
+
+func (f *File) path(name string) string { return filepath.Join(f.dir, name) }
+
+func (f *File) detach() error {
+	if f.db == nil {
+		return nil
+	}
+	err := f.db.Close()
+	f.db = nil
+	return err
+}
+
+// connect opens the database, checks it and reads which events it has. It always
+// writes, so that a disk that is full or read-only is found now and not at the
+// first outage.
+func (f *File) connect(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join(f.path(currentDir), dbName)); errors.Is(err, fs.ErrNotExist) {
+		return damageError{err}
+	}
+	var err error
+	if f.db, err = openDB(f.path(currentDir)); err != nil {
+		return err
+	}
+	var version int
+	if err := f.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	if version > schemaVersion {
+		return fmt.Errorf("the schema version is %d and this program knows only %d; use the program that wrote it or another directory", version, schemaVersion)
+	}
+	if version < 1 {
+		return damageError{fmt.Errorf("the schema version is %d", version)}
+	}
+	var verdict string
+	if err := f.db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&verdict); err != nil {
+		return fmt.Errorf("check database: %w", err)
+	}
+	if verdict != "ok" {
+		return damageError{errors.New(strings.TrimSpace(verdict))}
+	}
+	if err := f.load(ctx); err != nil {
+		return err
+	}
+	if err := f.checkpoint(ctx, "TRUNCATE"); err != nil && code(err)&0xff != sqlite3.SQLITE_FULL {
+		return err
+	}
+	f.pages = 0
+	return f.write(ctx, 0, f.maxPages(), func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
+		return err
+	})
+}
+
+// replace puts a new database, with all rows that can be read, in the place of
+// one that is damaged.
+func (f *File) replace(ctx context.Context, cause error) error {
+	before := f.index
+	err := f.build(ctx)
+	if err == nil {
+		err = f.connect(ctx)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("replace damaged database: %w", explainOpen(err)), f.detach())
+	}
+	lost := f.countMissing(before)
+	f.missing += lost
+	f.log.Error(cause, "The dead-letter queue's database was damaged; a new one has what could be read, and the old one is kept in suspect-TIME for a person to look at and delete",
+		"waiting", len(f.letters), "unreadable", f.aside, "lost", lost)
+	return nil
+}
+
+// build makes a database with the rows of the one that is open, if any, and
+// gives it the place of that.
+func (f *File) build(ctx context.Context) error {
+	building := f.path(buildingDir)
+	if err := os.RemoveAll(building); err != nil {
+		return err
+	}
+	if err := os.Mkdir(building, 0o700); err != nil {
+		return err
+	}
+	db, err := openDB(building)
+	if err != nil {
+		return err
+	}
+	_, err = db.ExecContext(ctx, fmt.Sprintf("BEGIN; %s; PRAGMA user_version = %d; COMMIT; PRAGMA journal_mode = DELETE", schema, schemaVersion))
+	if err = errors.Join(err, db.Close()); err != nil {
+		return fmt.Errorf("create database: %w", err)
+	}
+	if f.db != nil {
+		f.carry(ctx)
+		// Closing writes to the damaged files once more. Whether it can is of no interest.
+		_ = f.detach()
+	}
+	for _, path := range []string{filepath.Join(building, dbName), building} {
+		if err := syncPath(path); err != nil {
 			return err
 		}
 	}
-	f.log.Error(nil, "The readable events of the damaged database were carried over to a new one; the file is kept for a person to look at and delete",
-		"events", c.carried-c.aside, "unreadable", c.aside, "missing", c.missing.Int64, "file", kept)
-	return nil
+	if err := os.Rename(building, f.path(readyDir)); err != nil {
+		return err
+	}
+	if err := syncPath(f.dir); err != nil {
+		return err
+	}
+	return f.swap()
+}
+
+// swap gives a database that is ready its place, here or where another process
+// was cut off.
+func (f *File) swap() error {
+	if _, err := os.Lstat(f.path(readyDir)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	suspect := suspectDir + time.Now().UTC().Format("20060102T150405.000000000Z")
+	for _, move := range [][2]string{{currentDir, suspect}, {readyDir, currentDir}} {
+		if err := os.Rename(f.path(move[0]), f.path(move[1])); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return syncPath(f.dir)
+}
+
+// syncPath makes a file, or the names in a directory, durable.
+func syncPath(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
+}
+
+// carry copies the rows that SQLite can read of the open database to the one
+// that is being built.
+func (f *File) carry(ctx context.Context) {
+	path, err := filepath.Abs(filepath.Join(f.path(buildingDir), dbName))
+	if err == nil {
+		_, err = f.db.ExecContext(ctx, "ATTACH ? AS fresh", path)
+	}
+	if err == nil {
+		_, err = f.db.ExecContext(ctx, "PRAGMA fresh.journal_mode = MEMORY; PRAGMA fresh.synchronous = OFF")
+	}
+	if err != nil {
+		f.log.Error(err, "Nothing can be read of the dead-letter queue's damaged database")
+		return
+	}
+	for table, columns := range map[string]string{"rejected": "event_id, at, status, reason, payload, crc32c", "batches": "seq, at, events, payload, crc32c"} {
+		for _, id := range f.rowids(ctx, table) {
+			// What cannot be read stays in the damaged database.
+			_, _ = f.db.ExecContext(ctx, fmt.Sprintf("INSERT INTO fresh.%[1]s (%[2]s) SELECT %[2]s FROM main.%[1]s WHERE rowid = ?", table, columns), id)
+		}
+	}
+}
+
+// rowids returns those from both ends of a table to where it is damaged.
+func (f *File) rowids(ctx context.Context, table string) []int64 {
+	var ids []int64
+	for _, order := range []string{"ASC", "DESC"} {
+		err := f.each(ctx, "SELECT rowid FROM main."+table+" ORDER BY rowid "+order, func(s scanner) error {
+			var id int64
+			err := s.Scan(&id)
+			ids = append(ids, id)
+			return err
+		})
+		if err == nil {
+			break
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
 }

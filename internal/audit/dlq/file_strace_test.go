@@ -44,6 +44,9 @@ func child(dir string, out io.Writer) {
 	}
 	held := 0
 	for n := range 3 {
+		if n == 2 {
+			f.wal = f.maxWAL() // The log is to be emptied.
+		}
 		list := []audit.Event{sized(3*n, 100), sized(3*n+1, 9000), sized(3*n+2, 2000)}
 		if !again(say, func() error {
 			_, err := f.Put(ctx, list)
@@ -218,7 +221,7 @@ func judge(t *testing.T, inject fault) tally {
 		t.Errorf("%v: the child: %v\n%s", inject, err, out)
 		result.dead++
 	}
-	if bytes.Contains(out, []byte("replacing it")) {
+	if bytes.Contains(out, []byte("database was damaged")) {
 		result.replaced = 1
 	}
 	said := map[string]map[uuid.UUID]bool{"put": {}, "settling": {}, "settled": {}}

@@ -171,26 +171,39 @@ func TestARejectedEventIsOfferedAgainAfterItsRestAndNotBefore(t *testing.T) {
 	})
 }
 
-func TestUnreadableEventsAreSetAsideWhileOthersFlow(t *testing.T) {
-	f := open(t, t.TempDir())
-	put(t, f, events(0, 5), 5)
-	for n, change := range []string{
-		`payload = replace(payload, 'success', 'failure')`,
-		`sha256 = x'00'`,
-		`event_id = '` + uuid.NewString() + `'`,
+func TestUnreadableRowsAreSetAsideWhileOthersFlow(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, dir)
+	for n := range 4 {
+		put(t, f, events(2*n, 2*n+2), 2)
+	}
+	settle(t, f, nil, []audit.Rejection{{Event: event(8), Status: 400, Reason: "bad"}, {Event: event(9), Status: 400, Reason: "bad"}, {Event: event(10), Status: 400, Reason: "bad"}})
+	for _, change := range []string{
+		`UPDATE batches SET payload = replace(payload, 'success', 'failure') WHERE seq = 1`,
+		`UPDATE batches SET crc32c = 1 WHERE seq = 2`,
+		`UPDATE batches SET (payload, crc32c) = (SELECT payload, crc32c FROM batches WHERE seq = 4) WHERE seq = 3`,
+		`UPDATE rejected SET reason = 'worse' WHERE event_id = '` + event(8).EventID.String() + `'`,
+		`UPDATE rejected SET event_id = '` + uuid.NewString() + `' WHERE event_id = '` + event(9).EventID.String() + `'`,
 	} {
-		if _, err := f.db.Exec("UPDATE waiting SET "+change+" WHERE event_id = ?", event(n).EventID.String()); err != nil {
+		if result, err := f.db.Exec(change); err != nil {
 			t.Fatal(err)
+		} else if n, err := result.RowsAffected(); n != 1 || err != nil {
+			t.Fatalf("%d rows changed, %v: %s", n, err, change)
 		}
 	}
-	if diff := cmp.Diff(ids(events(3, 5)), ids(next(t, f, 100))); diff != "" {
+	if diff := cmp.Diff(ids(events(6, 8)), ids(next(t, f, 100))); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
-	if depth := settle(t, f, nil, nil); depth.Waiting != 2 || depth.Aside != 3 {
-		t.Errorf("depth is %+v; want 2 waiting and 3 aside", depth)
-	}
+	wantDepth(t, audit.Depth{Waiting: 2, Rejected: 3, Aside: 6}, settle(t, f, nil, nil))
 	// The fact behind an unreadable event can be recorded anew.
 	put(t, f, events(0, 1), 1)
+	f.Close()
+	f = open(t, dir)
+	if diff := cmp.Diff(ids(append(events(6, 8), event(0), event(10))), ids(next(t, f, 100))); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	// Row 3 is now a good copy of row 4.
+	wantDepth(t, audit.Depth{Waiting: 4, Aside: 6}, settle(t, f, nil, nil))
 }
 
 func TestASecondOwnerIsRefusedUntilTheFirstHasGone(t *testing.T) {
@@ -218,7 +231,7 @@ func TestAPathThatCannotBeUsedIsNamedWithItsFlag(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if err := os.Mkdir(filepath.Join(taken, dbName), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(taken, currentDir, dbName), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for dir, want := range map[string]string{
@@ -226,8 +239,8 @@ func TestAPathThatCannotBeUsedIsNamedWithItsFlag(t *testing.T) {
 		file:                         "not a directory",
 		filepath.Join(file, "below"): "not a directory",
 		"/proc/nowhere":              "/proc/nowhere",
-		newer:                        "schema version is 7 and this program knows only 2",
-		taken:                        "is a directory",
+		newer:                        "schema version is 7 and this program knows only 1",
+		taken:                        "unable to open database file",
 	} {
 		_, err := Open(dir, roomy, logr.Discard())
 		if err == nil || !strings.Contains(err.Error(), "--dlq-path") || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), want) {
@@ -239,50 +252,13 @@ func TestAPathThatCannotBeUsedIsNamedWithItsFlag(t *testing.T) {
 	}
 }
 
-func TestRejectedEventsOfTheFirstSchemaAreKept(t *testing.T) {
-	dir := t.TempDir()
-	f := open(t, dir)
-	put(t, f, events(0, 2), 2)
-	settle(t, f, nil, []audit.Rejection{{Event: event(1), Status: 400, Reason: "bad"}})
-	if _, err := f.db.Exec("ALTER TABLE rejected DROP COLUMN sha256; DROP TABLE carried; PRAGMA user_version = 1"); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	f = open(t, dir)
-	if diff := cmp.Diff(ids(events(0, 2)), ids(next(t, f, 10))); diff != "" {
-		t.Errorf("events (-want +got):\n%s", diff)
-	}
-}
-
-func TestEventsArePutWithAFullSyncAndRemovedWithout(t *testing.T) {
+func TestTheDatabaseSyncsEachWriteAndNeedsNoOtherDirectory(t *testing.T) {
 	f := open(t, t.TempDir())
-	level := func() (n int) {
-		if err := f.db.QueryRow("PRAGMA synchronous").Scan(&n); err != nil {
-			t.Fatal(err)
+	for pragma, want := range map[string]string{"synchronous": "2", "temp_store": "2", "journal_mode": "wal", "wal_autocheckpoint": "0"} {
+		var got string
+		if err := f.db.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %s, %v; want %s", pragma, got, err, want)
 		}
-		return n
-	}
-	const normal, full = 1, 2
-	put(t, f, events(0, 3), 3)
-	if got := level(); got != full {
-		t.Errorf("put: synchronous is %d", got)
-	}
-	settle(t, f, ids(events(0, 1)), nil)
-	if got := level(); got != normal {
-		t.Errorf("removal: synchronous is %d", got)
-	}
-	settle(t, f, nil, []audit.Rejection{{Event: event(1), Status: 400}})
-	if got := level(); got != full {
-		t.Errorf("rejection: synchronous is %d", got)
-	}
-	var temporary int
-	const memory = 2
-	if err := f.db.QueryRow("PRAGMA temp_store").Scan(&temporary); err != nil || temporary != memory {
-		t.Errorf("temp_store is %d, %v", temporary, err)
-	}
-	var mode string
-	if err := f.db.QueryRow("PRAGMA journal_mode").Scan(&mode); err != nil || mode != "wal" {
-		t.Errorf("journal_mode is %s, %v", mode, err)
 	}
 }
 
