@@ -147,7 +147,10 @@ func (f *File) put(ctx context.Context, events []audit.Event, now time.Time) (in
 	if added == 0 {
 		return 0, nil
 	}
-	err := f.roomFor(ctx, size)
+	if int64(size) > f.maxWAL()/10*9 {
+		return 0, fmt.Errorf("%d bytes at a time are more than --dlq-max-bytes %d has room for", size, f.maxBytes)
+	}
+	err := f.roomOnDisk(ctx, int64(size))
 	if err == nil {
 		err = f.write(ctx, size, f.maxPages()-min(f.maxPages()/4, maxNextBytes/pageSize), func(tx *sql.Tx) error { return insert(ctx, tx, rows, now) })
 	}

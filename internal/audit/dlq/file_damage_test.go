@@ -234,6 +234,26 @@ func damaged(t *testing.T, what string, c image, gone func(n int) bool) {
 	f.Close()
 }
 
+func TestAFreeListThatIsDamagedIsNotWrittenTo(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, dir)
+	put(t, f, events(0, 200), 200)
+	put(t, f, events(200, 210), 10)
+	settle(t, f, ids(events(0, 200)), nil)
+	f.Close()
+	text := read(t, dbPath(dir))
+	text[39]++ // how many pages are free
+	if err := os.WriteFile(dbPath(dir), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := drain(t, open(t, dir)); len(got) != 10 {
+		t.Errorf("%d events, want 10", len(got))
+	}
+	if kept, _ := filepath.Glob(filepath.Join(dir, suspectDir+"*", dbName)); len(kept) != 1 {
+		t.Errorf("kept is %v", kept)
+	}
+}
+
 func TestAFileThatFailedToWriteIsReplacedAndAllEventsCarriedOver(t *testing.T) {
 	dir := t.TempDir()
 	f := open(t, dir)

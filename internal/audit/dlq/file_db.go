@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/uuid"
 	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"kubernaut.ai/notification/internal/audit"
 )
@@ -60,15 +59,12 @@ func openDB(dir string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	dsn := url.URL{Scheme: "file", Path: path, RawQuery: url.Values{
-		"_pragma": {
-			fmt.Sprintf("page_size(%d)", pageSize), "busy_timeout(1000)", "journal_mode(WAL)", "synchronous(FULL)",
-			// Temporary files would need a directory to write to beside this one.
-			"temp_store(MEMORY)",
-			"wal_autocheckpoint(0)", fmt.Sprintf("journal_size_limit(%d)", usualWAL),
-		},
-		"_txlock": {"immediate"},
-	}.Encode()}
+	dsn := url.URL{Scheme: "file", Path: path, RawQuery: url.Values{"_pragma": {
+		fmt.Sprintf("page_size(%d)", pageSize), "busy_timeout(1000)", "journal_mode(WAL)", "synchronous(FULL)",
+		// Temporary files would need a directory to write to beside this one.
+		"temp_store(MEMORY)",
+		"wal_autocheckpoint(0)", fmt.Sprintf("journal_size_limit(%d)", usualWAL),
+	}}.Encode()}
 	db, err := sql.Open("sqlite", dsn.String())
 	if err != nil {
 		return nil, err
@@ -86,7 +82,7 @@ func (f *File) maxPages() int64 { return (f.maxBytes - f.maxWAL() - 64<<10) / pa
 // database within so many pages. It removes what is finished.
 func (f *File) write(ctx context.Context, size int, pages int64, fn func(*sql.Tx) error) error {
 	err := f.transact(ctx, size, pages, fn)
-	if code(err)&0xff == sqlite3.SQLITE_FULL {
+	if isFull(err) {
 		return f.explainFull(ctx, size, pages, err)
 	}
 	return err
@@ -192,14 +188,11 @@ func (f *File) shrink(ctx context.Context) error {
 	return err
 }
 
-// roomFor keeps Put from taking the last of the disk.
-func (f *File) roomFor(ctx context.Context, size int) error {
+// roomOnDisk keeps Put from taking the last of the disk.
+func (f *File) roomOnDisk(ctx context.Context, size int64) error {
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(f.dir, &disk); err != nil {
 		return fmt.Errorf("look for room on disk: %w", err)
-	}
-	if int64(size) > f.maxWAL()/10*9 {
-		return fmt.Errorf("%d bytes at a time are more than --dlq-max-bytes %d has room for", size, f.maxBytes)
 	}
 	// The events are once in the log and once in the database.
 	free, needed := float64(disk.Bavail)*float64(disk.Bsize), float64(keepOnDisk+2*size)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -145,6 +146,47 @@ func TestRejectionsHaveTheRoomOfTheRowsThatTheyEnd(t *testing.T) {
 		t.Errorf("%d events, want %d", got, n-1)
 	}
 	wantDepth(t, audit.Depth{Rejected: n}, settle(t, f, nil, rejected))
+}
+
+func TestTheLogIsEmptiedBeforeItIsTooLarge(t *testing.T) {
+	dir := t.TempDir()
+	f, err := Open(dir, 1<<20, logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for n := range 40 {
+		put(t, f, []audit.Event{sized(n, 60_000)}, 1)
+		settle(t, f, ids([]audit.Event{event(n)}), nil)
+		if bytes := onDisk(t, dir); bytes > 1<<20 {
+			t.Fatalf("%d bytes are on disk after %d events", bytes, n+1)
+		}
+	}
+}
+
+func TestWhatHasNoRoomIsRefusedBeforeItIsWritten(t *testing.T) {
+	f, err := Open(t.TempDir(), 1<<55, logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var list []audit.Event
+	for n := range 40 {
+		list = append(list, sized(n, 1<<20))
+	}
+	want := "bytes at a time are more than --dlq-max-bytes 36028797018963968 has room for"
+	if _, err := f.Put(t.Context(), list); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error is %v, want %q", err, want)
+	}
+	put(t, f, list[:30], 30)
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(f.dir, &disk); err != nil {
+		t.Fatal(err)
+	}
+	want = fmt.Sprintf("the disk of --dlq-path %q is full but for what it takes to empty the queue", f.dir)
+	if err := f.roomOnDisk(t.Context(), int64(disk.Bavail)*disk.Bsize); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error is %v, want %q", err, want)
+	}
 }
 
 func TestTheDirectoryNeverTakesMoreThanItMay(t *testing.T) {

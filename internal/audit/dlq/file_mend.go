@@ -2,7 +2,6 @@ package dlq
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,12 +42,20 @@ func isDamage(err error) bool {
 	if _, ok := errors.AsType[damageError](err); ok {
 		return true
 	}
-	switch c := code(err); c {
+	c := code(err) & 0xff
+	return c == sqlite3.SQLITE_IOERR && !isOfLogIndex(err) || c == sqlite3.SQLITE_CORRUPT || c == sqlite3.SQLITE_NOTADB
+}
+
+func isFull(err error) bool { return code(err)&0xff == sqlite3.SQLITE_FULL }
+
+// isOfLogIndex is for errors of a file that is not kept from one process to the
+// next, and the first that is written.
+func isOfLogIndex(err error) bool {
+	switch code(err) {
 	case sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMLOCK, sqlite3.SQLITE_IOERR_SHMMAP:
-		return false // The index of the log is not kept from one process to the next.
-	default:
-		return c&0xff == sqlite3.SQLITE_IOERR || c&0xff == sqlite3.SQLITE_CORRUPT || c&0xff == sqlite3.SQLITE_NOTADB
+		return true
 	}
+	return false
 }
 
 // isDamageAtOpen takes more for damage: nobody but this program writes the SQL,
@@ -105,8 +112,8 @@ func (f *File) attach(ctx context.Context) error {
 }
 
 func explainOpen(err error) error {
-	if code(err)&0xff == sqlite3.SQLITE_FULL {
-		return fmt.Errorf("the disk is full; make room on it: %w", err)
+	if isFull(err) || isOfLogIndex(err) {
+		return fmt.Errorf("the disk cannot be written; see whether it is full or read-only: %w", err)
 	}
 	return err
 }
@@ -122,9 +129,7 @@ func (f *File) detach() error {
 	return err
 }
 
-// connect opens the database, checks it and reads which events it has. It always
-// writes, so that a disk that is full or read-only is found now and not at the
-// first outage.
+// connect opens the database, checks it and reads which events it has.
 func (f *File) connect(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(f.path(currentDir), dbName)); errors.Is(err, fs.ErrNotExist) {
 		return damageError{err}
@@ -140,9 +145,6 @@ func (f *File) connect(ctx context.Context) error {
 	if version > schemaVersion {
 		return fmt.Errorf("the schema version is %d and this program knows only %d; use the program that wrote it or another directory", version, schemaVersion)
 	}
-	if version < 1 {
-		return damageError{fmt.Errorf("the schema version is %d", version)}
-	}
 	var verdict string
 	if err := f.db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&verdict); err != nil {
 		return fmt.Errorf("check database: %w", err)
@@ -153,14 +155,11 @@ func (f *File) connect(ctx context.Context) error {
 	if err := f.load(ctx); err != nil {
 		return err
 	}
-	if err := f.checkpoint(ctx, "TRUNCATE"); err != nil && code(err)&0xff != sqlite3.SQLITE_FULL {
+	f.pages = 0
+	if err := f.checkpoint(ctx, "TRUNCATE"); !isFull(err) {
 		return err
 	}
-	f.pages = 0
-	return f.write(ctx, 0, f.maxPages(), func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
-		return err
-	})
+	return nil
 }
 
 // replace puts a new database, with all rows that can be read, in the place of

@@ -110,10 +110,20 @@ func again(say func(...any), do func() error) bool {
 
 const kill = "signal=KILL"
 
-// fault makes one system call fail, the nth of its name.
+// fault makes one system call fail, the nth of its name, or all where nth is 0.
 type fault struct {
 	call, what string
 	nth        int
+}
+
+func needStrace(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("strace"); err != nil {
+		if os.Getenv("REQUIRE_STRACE") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip("strace is not installed; REQUIRE_STRACE=1 makes this a failure")
+	}
 }
 
 // strace runs the child with a fault, or with none.
@@ -122,7 +132,11 @@ func strace(t *testing.T, dir string, inject *fault) (out []byte, traced []byte,
 	trace := filepath.Join(t.TempDir(), "trace")
 	args := []string{"-f", "-o", trace, "-e", "trace=" + strings.Join(calls, ",")}
 	if inject != nil {
-		args = append(args, "-e", fmt.Sprintf("inject=%s:%s:when=%d", inject.call, inject.what, inject.nth))
+		which := fmt.Sprintf("inject=%s:%s", inject.call, inject.what)
+		if inject.nth > 0 {
+			which += fmt.Sprintf(":when=%d", inject.nth)
+		}
+		args = append(args, "-e", which)
 	}
 	if inject == nil || inject.what != kill {
 		args = append(args, "--seccomp-bpf") // Much faster, but it delivers no signals.
@@ -143,12 +157,7 @@ var calls = []string{"pwrite64", "fsync", "fdatasync", "ftruncate", "rename", "r
 type tally struct{ runs, lost, doubled, strange, dead, replaced int }
 
 func TestNoFailingSystemCallLosesOrDoublesAnEvent(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		if os.Getenv("REQUIRE_STRACE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip("strace is not installed; REQUIRE_STRACE=1 makes this a failure")
-	}
+	needStrace(t)
 	out, traced, err := strace(t, t.TempDir(), nil)
 	if err != nil || !bytes.Contains(out, []byte("\nend\n")) {
 		t.Fatalf("without a fault: %v\n%s", err, out)
@@ -208,6 +217,24 @@ func TestNoFailingSystemCallLosesOrDoublesAnEvent(t *testing.T) {
 	}
 	if len(faults) < 150 {
 		t.Errorf("only %d faults: the calls are not seen", len(faults))
+	}
+}
+
+func TestADiskThatCannotBeWrittenIsNamedAtTheStart(t *testing.T) {
+	needStrace(t)
+	dir := t.TempDir()
+	f := open(t, dir)
+	put(t, f, events(0, 1), 1)
+	f.Close()
+	for _, what := range []string{"error=ENOSPC", "error=EIO"} {
+		const want = "the disk cannot be written; see whether it is full or read-only"
+		out, _, err := strace(t, dir, &fault{call: "pwrite64", what: what})
+		if err != nil || !bytes.Contains(out, []byte(want)) || !bytes.Contains(out, []byte("--dlq-path")) || bytes.Contains(out, []byte("put")) {
+			t.Errorf("%s: %v\n%s", what, err, out)
+		}
+	}
+	if got := drain(t, open(t, dir)); len(got) != 1 {
+		t.Errorf("%d events, want 1", len(got))
 	}
 }
 

@@ -162,6 +162,16 @@ func TestARejectedEventIsOfferedAgainAfterItsRestAndNotBefore(t *testing.T) {
 		reject(1)
 		wait(audit.RejectedRecheck - time.Second)
 		wait(time.Second, event(1))
+		settle(t, f, ids(events(1, 2)), nil)
+		// Put again, it wakes, and rests anew when it is rejected anew.
+		reject(2)
+		wait(time.Minute)
+		put(t, f, events(2, 3), 0)
+		wait(0, event(2))
+		reject(2)
+		wait(audit.RejectedRecheck - time.Second)
+		wait(time.Second, event(2))
+		settle(t, f, ids(events(2, 3)), nil)
 		// Offered again, an event comes after those that were never sent.
 		reject(1)
 		put(t, f, events(5, 6), 1)
