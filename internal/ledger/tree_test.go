@@ -1,0 +1,97 @@
+package ledger
+
+import (
+	"fmt"
+	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
+	"pgregory.net/rapid"
+)
+
+// stored is a log as the library keeps it: all hashes by their index.
+type stored []tlog.Hash
+
+func (s *stored) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	var hashes []tlog.Hash
+	for _, i := range indexes {
+		hashes = append(hashes, (*s)[i])
+	}
+	return hashes, nil
+}
+
+func (s *stored) add(t interface{ Fatal(...any) }, n int64, leaf Hash) {
+	hashes, err := tlog.StoredHashesForRecordHash(n, leaf, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	*s = append(*s, hashes...)
+}
+
+func leaf(n int64) Hash { return LeafHash(fmt.Append(nil, n)) }
+
+func TestTheTreeAndItsTilesAreThoseOfTheLibrary(t *testing.T) {
+	var want stored
+	tree := &Tree{}
+	const leaves = 2*TileWidth*TileWidth + 3*TileWidth + 5
+	for n := range int64(leaves) {
+		if n < 600 || n%997 == 0 || n > leaves-300 {
+			root, err := tlog.TreeHash(n, &want)
+			if err != nil || root != tree.Root() || tree.Size() != n {
+				t.Fatalf("size %d of %d: root is %s, %v, want %s", tree.Size(), n, tree.Root(), err, root)
+			}
+		}
+		want.add(t, n, leaf(n))
+		for _, tile := range tree.Append(leaf(n)) {
+			data, err := tlog.ReadTileData(tlog.Tile{H: TileHeight, L: tile.Level, N: tile.Index, W: TileWidth}, &want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(data) != string(tile.Bytes()) {
+				t.Fatalf("tile %d of level %d differs", tile.Index, tile.Level)
+			}
+		}
+	}
+}
+
+func TestATreeGrowsOnFromWhatIsStored(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		size := rapid.OneOf(rapid.Int64Range(0, 1000), rapid.Int64Range(TileWidth*TileWidth-3, TileWidth*TileWidth+600)).Draw(t, "size")
+		whole := &Tree{}
+		for n := range size {
+			whole.Append(leaf(n))
+		}
+		grown, err := Restore(size, whole.open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clone := grown.Clone()
+		for n := size; n < size+300; n++ {
+			a, b := whole.Append(leaf(n)), grown.Append(leaf(n))
+			if len(a) != len(b) || whole.Root() != grown.Root() {
+				t.Fatalf("after leaf %d: %d tiles and %d, roots %s and %s", n, len(a), len(b), whole.Root(), grown.Root())
+			}
+		}
+		// A clone does not notice how the other grew.
+		for n := size; n < size+300; n++ {
+			clone.Append(leaf(n))
+		}
+		if clone.Root() != whole.Root() {
+			t.Fatal("a clone has another root")
+		}
+	})
+}
+
+func TestATreeIsNotRestoredFromTheWrongHashes(t *testing.T) {
+	for _, open := range [][][]Hash{nil, {{}}, {make([]Hash, 4)}, {make([]Hash, 256)}} {
+		if _, err := Restore(5, open); err == nil {
+			t.Errorf("restored 5 leaves from %d levels", len(open))
+		}
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	tree, h := &Tree{}, leaf(1)
+	for b.Loop() {
+		tree.Append(h)
+	}
+}
