@@ -25,7 +25,7 @@ func run() error {
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	defer stop()
-	return datastorage.Main(ctx, os.Args[1:], os.Stderr, map[string]datastorage.Opener{
+	return datastorage.Main(ctx, os.Args[1:], os.Stdout, os.Stderr, map[string]datastorage.Opener{
 		"sqlite":     sqlite.Open,
 		"postgres":   postgres.Open,
 		"postgresql": postgres.Open,

@@ -140,7 +140,7 @@ func (d *demo) startDataStorage(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("parse address: %w", err)
 	}
-	if err := d.start("datastorage", "--listen="+address.Host, "--database-url=sqlite:"+d.path("datastorage.db")); err != nil {
+	if err := d.start("datastorage", "--listen="+address.Host, "--database-url=sqlite:"+d.path("datastorage.db"), "--signing-key="+d.path("signing.key")); err != nil {
 		return err
 	}
 	if err := d.await(ctx, d.storage+"/readyz", http.StatusOK); err != nil {

@@ -47,9 +47,9 @@ type Authorizer interface {
 	Authorize(ctx context.Context, token, audience, verb, path string) error
 }
 
-// API serves the HTTP interface of a store. It is made by NewAPI.
+// API serves the HTTP interface of a log. It is made by NewAPI.
 type API struct {
-	store    Store
+	events   *Log
 	auth     Authorizer
 	log      logr.Logger
 	metrics  *metrics
@@ -63,11 +63,10 @@ type API struct {
 	writable error
 }
 
-// NewAPI returns the API of a store. Without an authorizer everyone may do
-// everything.
-func NewAPI(store Store, auth Authorizer, log logr.Logger) *API {
+// NewAPI returns the API of a log. Without an authorizer everyone may do everything.
+func NewAPI(events *Log, auth Authorizer, log logr.Logger) *API {
 	a := &API{
-		store: store, auth: auth, log: log,
+		events: events, auth: auth, log: log,
 		registry: prometheus.NewRegistry(),
 		writes:   make(chan struct{}, maxWrites),
 		mux:      http.NewServeMux(),
@@ -77,6 +76,12 @@ func NewAPI(store Store, auth Authorizer, log logr.Logger) *API {
 	a.mux.HandleFunc("POST "+eventsPath, a.guard(tokenAudience, accessPath, a.postEvent))
 	a.mux.HandleFunc("GET "+eventsPath, a.guard(tokenAudience, accessPath, a.listEvents))
 	a.mux.HandleFunc("GET "+eventsPath+"/{event_id}", a.guard(tokenAudience, accessPath, a.getEvent))
+	for path, handler := range map[string]http.HandlerFunc{
+		"/checkpoint": a.getCheckpoint, "/key": a.getKey, "/tile/{tile...}": a.getTile,
+		"/proof/inclusion": a.getInclusionProof, "/proof/consistency": a.getConsistencyProof,
+	} {
+		a.mux.HandleFunc("GET "+logPath+path, a.guard(tokenAudience, accessPath, handler))
+	}
 	scrape := promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})
 	a.mux.HandleFunc("GET /metrics", a.guard("", "/metrics", scrape.ServeHTTP))
 	a.mux.HandleFunc("GET /health", live)
@@ -117,7 +122,7 @@ func (a *API) probe(ctx context.Context) error {
 	a.probing.Lock()
 	defer a.probing.Unlock()
 	if time.Since(a.probed) >= time.Second {
-		a.writable = a.store.CheckWrite(ctx)
+		a.writable = a.events.CheckWrite(ctx)
 		a.probed = time.Now()
 	}
 	return a.writable
@@ -126,18 +131,19 @@ func (a *API) probe(ctx context.Context) error {
 type batchAnswer struct {
 	EventIDs   []uuid.UUID `json:"event_ids"`
 	LogIndices []int64     `json:"log_indices"`
+	Checkpoint string      `json:"checkpoint"`
 	Duplicates int         `json:"duplicates"`
 	Message    string      `json:"message"`
 }
 
 func (a *API) postBatch(w http.ResponseWriter, r *http.Request) {
-	records, appended, p := a.write(r, parseBatch)
+	records, stored, p := a.write(r, parseBatch)
 	if p != nil {
 		p.write(w)
 		return
 	}
-	answer := batchAnswer{EventIDs: make([]uuid.UUID, len(records)), LogIndices: make([]int64, len(records))}
-	for i, placed := range appended {
+	answer := batchAnswer{EventIDs: make([]uuid.UUID, len(records)), LogIndices: make([]int64, len(records)), Checkpoint: stored.Checkpoint}
+	for i, placed := range stored.Appended {
 		answer.EventIDs[i] = records[i].Event.EventID
 		answer.LogIndices[i] = placed.LogIndex
 		if placed.Duplicate {
@@ -155,55 +161,56 @@ type eventAnswer struct {
 	EventID        uuid.UUID `json:"event_id"`
 	EventTimestamp time.Time `json:"event_timestamp"`
 	LogIndex       int64     `json:"log_index"`
+	Checkpoint     string    `json:"checkpoint"`
 	Message        string    `json:"message"`
 }
 
 func (a *API) postEvent(w http.ResponseWriter, r *http.Request) {
-	records, appended, p := a.write(r, parseSingle)
+	records, stored, p := a.write(r, parseSingle)
 	if p != nil {
 		p.write(w)
 		return
 	}
-	answer := eventAnswer{records[0].Event.EventID, records[0].Event.EventTimestamp, appended[0].LogIndex, "audit event created"}
-	if appended[0].Duplicate {
+	answer := eventAnswer{records[0].Event.EventID, records[0].Event.EventTimestamp, stored.Appended[0].LogIndex, stored.Checkpoint, "audit event created"}
+	if stored.Appended[0].Duplicate {
 		answer.Message = "audit event already stored"
 	}
 	writeJSON(w, http.StatusCreated, answer)
 }
 
 // write reads, parses and stores the events of a request.
-func (a *API) write(r *http.Request, parse func([]byte) ([]Record, *Problem)) ([]Record, []Appended, *Problem) {
+func (a *API) write(r *http.Request, parse func([]byte) ([]Record, *Problem)) ([]Record, Outcome, *Problem) {
 	select {
 	case a.writes <- struct{}{}:
 		defer func() { <-a.writes }()
 	default:
-		return nil, nil, retryable(tooManyRequests, fmt.Sprintf("%d writes are under way; send this one again later", maxWrites))
+		return nil, Outcome{}, retryable(tooManyRequests, fmt.Sprintf("%d writes are under way; send this one again later", maxWrites))
 	}
 	body, p := readBody(r)
 	if p != nil {
-		return nil, nil, p
+		return nil, Outcome{}, p
 	}
 	records, p := parse(body)
 	if p != nil {
 		a.metrics.rejected.Add(float64(p.rejected))
-		return nil, nil, p
+		return nil, Outcome{}, p
 	}
 	// A client that leaves would only send the same events again, so what it
 	// has sent in full is stored all the same.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), storeTimeout)
 	defer cancel()
-	appended, err := a.store.Append(ctx, records)
+	stored, err := a.events.Append(ctx, records)
 	var conflict *ConflictError
 	switch {
 	case errors.As(err, &conflict):
 		a.metrics.conflicts.Add(float64(len(conflict.Conflicts)))
-		return nil, nil, a.conflictProblem(ctx, r, records, conflict)
+		return nil, Outcome{}, a.conflictProblem(ctx, r, records, conflict)
 	case err != nil:
 		requestLog(r).Error(err, "Storing events failed", "events", len(records))
-		return nil, nil, retryable(unavailable, "the database does not take events at present; nothing was stored for certain, so send them again with the same IDs")
+		return nil, Outcome{}, retryable(unavailable, "the database does not take events at present; nothing was stored for certain, so send them again with the same IDs")
 	}
-	a.metrics.countAppended(appended)
-	return records, appended, nil
+	a.metrics.countAppended(stored.Appended)
+	return records, stored, nil
 }
 
 func readBody(r *http.Request) ([]byte, *Problem) {
@@ -267,7 +274,7 @@ func (a *API) conflictProblem(ctx context.Context, r *http.Request, records []Re
 		if c.LogIndex >= 0 {
 			item.Detail = fmt.Sprintf("event_id %s is stored with other content", id)
 			item.LogIndex = &c.LogIndex
-			page, err := a.store.Query(ctx, Filter{Equal: map[string]string{"event_id": id.String()}, Limit: 1})
+			page, err := a.events.Query(ctx, Filter{Equal: map[string]string{"event_id": id.String()}, Limit: 1})
 			if err != nil || len(page.Events) == 0 {
 				requestLog(r).Error(err, "Reading a conflicting event failed", "eventID", id)
 				return retryable(unavailable, "the database does not answer at present; send the events again with the same IDs")

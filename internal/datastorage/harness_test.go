@@ -73,7 +73,7 @@ func newClient(t *testing.T, base string) *client {
 
 // serve starts the API of a store on a socket of its own.
 func serve(t *testing.T, store datastorage.Store, auth datastorage.Authorizer) *client {
-	server := httptest.NewServer(datastorage.NewAPI(store, auth, logr.Discard()))
+	server := httptest.NewServer(datastorage.NewAPI(storetest.OpenLog(t, store), auth, logr.Discard()))
 	t.Cleanup(server.Close)
 	return newClient(t, server.URL)
 }

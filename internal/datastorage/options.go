@@ -29,6 +29,8 @@ type Options struct {
 	DatabaseURL string
 	// Auth is none or kubernetes.
 	Auth string
+	// SigningKey is the file of the log's private key.
+	SigningKey string
 	// TLSCertDir holds tls.crt and tls.key; without it the server speaks HTTP.
 	TLSCertDir string
 	// DrainDelay is how long the server goes on serving, not ready, before it
@@ -41,11 +43,17 @@ type Options struct {
 	Listening func(address net.Addr)
 }
 
-// Main runs the command line that args are, without the program's name: it
-// serves, or migrates the database and returns. Usage and logs go to output. It
-// takes over the loggers of the libraries, so it is for the process's main alone.
-func Main(ctx context.Context, args []string, output io.Writer, openers map[string]Opener) error {
-	opts, migrate, err := ParseOptions(args, output)
+// The commands. Without one the program serves.
+const (
+	commandMigrate = "migrate"
+	commandKey     = "key"
+)
+
+// Main runs the command line that args are, without the program's name. Usage and
+// logs go to stderr. It takes over the loggers of the libraries, so it is for the
+// process's main alone.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer, openers map[string]Opener) error {
+	opts, command, err := ParseOptions(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return nil
 	}
@@ -55,14 +63,18 @@ func Main(ctx context.Context, args []string, output io.Writer, openers map[stri
 	opts.Openers = openers
 	klog.SetLogger(opts.Log.WithName("kubernetes"))
 	ctrllog.SetLogger(opts.Log)
-	if migrate {
+	switch command {
+	case commandMigrate:
 		return Migrate(ctx, opts)
+	case commandKey:
+		return printKey(stdout)
+	default:
+		return Run(ctx, opts)
 	}
-	return Run(ctx, opts)
 }
 
-// ParseOptions reads the flags, and whether the command is migrate.
-func ParseOptions(args []string, output io.Writer) (opts Options, migrate bool, err error) {
+// ParseOptions reads the flags and the command.
+func ParseOptions(args []string, output io.Writer) (opts Options, command string, err error) {
 	opts.DrainDelay = time.Second
 	flags := flag.NewFlagSet("datastorage", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -70,7 +82,7 @@ func ParseOptions(args []string, output io.Writer) (opts Options, migrate bool, 
 		err := flags.Parse(args)
 		if errors.Is(err, flag.ErrHelp) {
 			flags.SetOutput(output)
-			fmt.Fprint(output, "Usage: datastorage [migrate] [flags]\n\nServes the audit events' HTTP API, or only brings the database's schema up to date.\n\n")
+			fmt.Fprint(output, "Usage: datastorage [migrate|key] [flags]\n\nServes the audit events' HTTP API. migrate only brings the database's schema up to date; key prints a new signing key.\n\n")
 			flags.PrintDefaults()
 		} else if err != nil {
 			err = fmt.Errorf("%w; datastorage -help lists the flags", err)
@@ -82,24 +94,25 @@ func ParseOptions(args []string, output io.Writer) (opts Options, migrate bool, 
 		"`URL` of the database: sqlite:PATH or postgres://user@host/name (password: PGPASSWORD)")
 	flags.StringVar(&opts.Auth, "auth", "none", "`who` may call: none (everyone; on a loopback address only) or kubernetes (bearer tokens)")
 	flags.StringVar(&opts.TLSCertDir, "tls-cert-dir", "", "`directory` with tls.crt and tls.key, read again when they change; plain HTTP without it")
+	flags.StringVar(&opts.SigningKey, "signing-key", "data/signing.key", "`file` with the log's private key, made at the first start; all replicas need the same")
 	format := flags.String("log-format", "json", "json or console")
 	level := flags.String("log-level", "info", "debug, info or error")
 	if err := parse(args); err != nil {
-		return opts, false, err
+		return opts, command, err
 	}
-	if flags.Arg(0) == "migrate" {
-		migrate = true
+	if flags.Arg(0) == commandMigrate || flags.Arg(0) == commandKey {
+		command = flags.Arg(0)
 		if err := parse(flags.Args()[1:]); err != nil {
-			return opts, false, err
+			return opts, command, err
 		}
 	}
 	if flags.NArg() > 0 {
-		return opts, false, fmt.Errorf("argument %q is not known; the only command is migrate", flags.Arg(0))
+		return opts, command, fmt.Errorf("argument %q is not known; the commands are migrate and key", flags.Arg(0))
 	}
 	if opts.Log, err = newLogger(*format, *level, output); err != nil {
-		return opts, false, err
+		return opts, command, err
 	}
-	return opts, migrate, opts.validate()
+	return opts, command, opts.validate()
 }
 
 func newLogger(format, level string, output io.Writer) (logr.Logger, error) {

@@ -2,16 +2,18 @@ package datastorage_test
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
 
 	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/ledger"
 )
 
 func TestFlagDefaults(t *testing.T) {
-	opts, migrate, err := datastorage.ParseOptions(nil, new(bytes.Buffer))
-	if err != nil || migrate {
-		t.Fatalf("got migrate %v, %v", migrate, err)
+	opts, command, err := datastorage.ParseOptions(nil, new(bytes.Buffer))
+	if err != nil || command != "" {
+		t.Fatalf("got command %q, %v", command, err)
 	}
 	if opts.Listen != "127.0.0.1:8080" || opts.DatabaseURL != "sqlite:data/datastorage.db" || opts.Auth != "none" || opts.TLSCertDir != "" {
 		t.Errorf("got %+v", opts)
@@ -19,9 +21,9 @@ func TestFlagDefaults(t *testing.T) {
 }
 
 func TestMigrateTakesFlagsOnBothSides(t *testing.T) {
-	opts, migrate, err := datastorage.ParseOptions([]string{"--log-level=debug", "migrate", "--database-url=sqlite:x"}, new(bytes.Buffer))
-	if err != nil || !migrate || opts.DatabaseURL != "sqlite:x" || !opts.Log.V(1).Enabled() {
-		t.Errorf("got %+v, %v, %v", opts, migrate, err)
+	opts, command, err := datastorage.ParseOptions([]string{"--log-level=debug", "migrate", "--database-url=sqlite:x"}, new(bytes.Buffer))
+	if err != nil || command != "migrate" || opts.DatabaseURL != "sqlite:x" || !opts.Log.V(1).Enabled() {
+		t.Errorf("got %+v, %v, %v", opts, command, err)
 	}
 }
 
@@ -51,9 +53,19 @@ func TestBadFlagsSayWhatIsAllowed(t *testing.T) {
 	}
 }
 
+func TestAKeyIsPrintedForThoseWhoKeepItElsewhere(t *testing.T) {
+	var out bytes.Buffer
+	if err := datastorage.Main(t.Context(), []string{"key"}, &out, io.Discard, nil); err != nil {
+		t.Fatal(err)
+	}
+	if key, err := ledger.ParseKey(out.String()); err != nil || !strings.HasPrefix(key.Origin(), "audit.kubernaut.ai/") {
+		t.Errorf("%q: %v", out.String(), err)
+	}
+}
+
 func TestHelpIsNoError(t *testing.T) {
 	var out bytes.Buffer
-	if err := datastorage.Main(t.Context(), []string{"--help"}, &out, nil); err != nil || !strings.Contains(out.String(), "database-url") {
+	if err := datastorage.Main(t.Context(), []string{"--help"}, io.Discard, &out, nil); err != nil || !strings.Contains(out.String(), "database-url") {
 		t.Errorf("got %v, %q", err, out.String())
 	}
 }

@@ -32,6 +32,7 @@ var (
 	unsupportedMedia = problemKind{"unsupported-media-type", http.StatusUnsupportedMediaType, "The body has the wrong media type"}
 	tooManyRequests  = problemKind{"too-many-requests", http.StatusTooManyRequests, "Too many writes at once"}
 	internalError    = problemKind{"internal-error", http.StatusInternalServerError, "The server failed"}
+	logTampered      = problemKind{"log-tampered", http.StatusInternalServerError, "The log contradicts itself"}
 	unavailable      = problemKind{"unavailable", http.StatusServiceUnavailable, "The service cannot do this now"}
 )
 

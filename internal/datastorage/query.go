@@ -78,7 +78,7 @@ func (a *API) getEvent(w http.ResponseWriter, r *http.Request) {
 func (a *API) query(r *http.Request, filter Filter) (Page, *Problem) {
 	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 	defer cancel()
-	page, err := a.store.Query(ctx, filter)
+	page, err := a.events.Query(ctx, filter)
 	if err == nil {
 		return page, nil
 	}

@@ -47,7 +47,17 @@ func Run(ctx context.Context, opts Options) (err error) {
 			opts.Log.Info("Tokens and events cross the network in the clear, because --tls-cert-dir is not set")
 		}
 	}
-	api := NewAPI(store, auth, opts.Log)
+	key, err := loadKey(ctx, opts.SigningKey, store, opts.Log)
+	if err != nil {
+		return err
+	}
+	events, err := OpenLog(ctx, store, key, opts.Log)
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	opts.Log.Info("The log is open", "publicKey", key.Verifier())
+	api := NewAPI(events, auth, opts.Log)
 	server := &http.Server{
 		Handler:           api,
 		ReadHeaderTimeout: 10 * time.Second,

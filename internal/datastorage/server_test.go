@@ -41,7 +41,7 @@ func start(t *testing.T, databaseURL string, edit ...func(*datastorage.Options))
 	s := &server{t: t, stop: cancel, listening: make(chan string, 1), ended: make(chan error, 1)}
 	s.opts = datastorage.Options{
 		Listen: "127.0.0.1:0", DatabaseURL: databaseURL, Auth: "none", DrainDelay: 50 * time.Millisecond,
-		Openers: openers, Log: logr.Discard(),
+		SigningKey: filepath.Join(t.TempDir(), "signing.key"), Openers: openers, Log: logr.Discard(),
 		Listening: func(a net.Addr) { s.listening <- a.String() },
 	}
 	for _, f := range edit {
@@ -124,7 +124,9 @@ func TestReadinessEndsBeforeTheServerStops(t *testing.T) {
 
 func TestServersThatStartTogetherShareTheLog(t *testing.T) {
 	onBothBackends(t, func(t *testing.T, databaseURL string) {
-		first, second := start(t, databaseURL), start(t, databaseURL)
+		key := filepath.Join(t.TempDir(), "made", "signing.key")
+		shared := func(o *datastorage.Options) { o.SigningKey = key }
+		first, second := start(t, databaseURL, shared), start(t, databaseURL, shared)
 		a, b := newClient(t, "http://"+first.address()), newClient(t, "http://"+second.address())
 		var wg sync.WaitGroup
 		for n := range 10 {
@@ -148,7 +150,7 @@ func TestServersThatStartTogetherShareTheLog(t *testing.T) {
 func TestMigrateReturnsWhenTheSchemaIsThere(t *testing.T) {
 	onBothBackends(t, func(t *testing.T, databaseURL string) {
 		var log bytes.Buffer
-		if err := datastorage.Main(t.Context(), []string{"migrate", "--database-url", databaseURL}, &log, openers); err != nil {
+		if err := datastorage.Main(t.Context(), []string{"migrate", "--database-url", databaseURL}, io.Discard, &log, openers); err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(log.String(), "Schema is up to date") {

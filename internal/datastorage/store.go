@@ -5,7 +5,6 @@ package datastorage
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/ledger"
 )
 
 // ErrConfig marks an error of opening a database that waiting cannot heal, such
@@ -21,24 +21,22 @@ var ErrConfig = errors.New("database refused")
 
 // Record is one event on its way into the log, made by NewRecord. Body is the
 // event as canonical JSON, the bytes that are stored; Event is what the columns
-// are filled from. LeafHash is the event's leaf in an RFC 6962 tree: SHA-256 of
-// a zero byte and the body.
+// are filled from. LeafHash is that of Body.
 type Record struct {
 	Event    audit.Event
 	Body     []byte
-	LeafHash [sha256.Size]byte
+	LeafHash ledger.Hash
 }
 
 // NewRecord returns the record of an event whose canonical JSON is body.
 func NewRecord(event audit.Event, body []byte) Record {
-	leaf := append(make([]byte, 1, 1+len(body)), body...)
-	return Record{Event: event, Body: leaf[1:], LeafHash: sha256.Sum256(leaf)}
+	return Record{Event: event, Body: body, LeafHash: ledger.LeafHash(body)}
 }
 
 // Placed says where a stored event is in the log and what was stored.
 type Placed struct {
 	LogIndex int64
-	LeafHash [sha256.Size]byte
+	LeafHash ledger.Hash
 }
 
 // Appended is the outcome for one record of a batch. Duplicate means that the
@@ -55,17 +53,73 @@ type Stored struct {
 	Body       []byte
 }
 
-// Store is a log of audit events. All methods may be called at any time from
-// any goroutine until the store is closed.
+// Store is a database that holds a log of audit events. All methods may be
+// called at any time from any goroutine until it is closed.
 type Store interface {
-	// Append stores all the records or none of them, durably, and answers in
-	// their order. It returns a *ConflictError where an ID is known with other
-	// content.
-	Append(ctx context.Context, records []Record) ([]Appended, error)
-	// Query returns the events that pass the filter, newest first.
-	Query(ctx context.Context, filter Filter) (Page, error)
+	Writer
+	Reader
+}
+
+// Writer is the part of a Store that changes it.
+type Writer interface {
+	// Append calls plan in a transaction that no other of any process runs beside,
+	// with what the log holds of the ids, and stores durably all that plan returns
+	// or none of it. An error of plan comes back as it is. After another error it
+	// may not be known whether the addition was stored.
+	Append(ctx context.Context, ids []uuid.UUID, plan func(Known) (Addition, error)) error
 	// CheckWrite commits a write and checks that the schema is this program's.
 	CheckWrite(ctx context.Context) error
+}
+
+// Reader is the part of a Store that reads what was committed.
+type Reader interface {
+	Hashes
+	// Query returns the events that pass the filter, newest first.
+	Query(ctx context.Context, filter Filter) (Page, error)
+	// Head returns the head of the log.
+	Head(ctx context.Context) (Head, error)
+}
+
+// Leaves is the level below that of the tiles: leaf hashes.
+const Leaves = -1
+
+// Hashes is what a tree is kept as.
+type Hashes interface {
+	// Hashes returns the rows from one index up to but without another that there
+	// are, in order: the leaf hashes, or the full tiles of a level.
+	Hashes(ctx context.Context, level int, from, to int64) ([]HashRow, error)
+}
+
+// HashRow is a leaf hash at its log index, or a tile's hashes at the tile's.
+type HashRow struct {
+	Index int64
+	Data  []byte
+}
+
+// Head is the row that all appends lock. A log that has never been written to
+// has the zero Head.
+type Head struct {
+	Size       int64
+	Checkpoint string // of that size, signed
+	Verifier   string // public key of all checkpoints
+}
+
+// Known is what a transaction sees of the log. Hashes is of use within it alone.
+type Known struct {
+	Head   Head
+	Stored map[uuid.UUID]Placed
+	Hashes Hashes
+}
+
+// Addition is what goes into the log at once. Records take the log indices from
+// the head's size on. The zero Addition changes nothing.
+type Addition struct {
+	Records []Record
+	Tiles   []ledger.Tile
+	Head    Head
+	// Milestone is set where the checkpoint is to be found when others have
+	// followed it.
+	Milestone bool
 }
 
 // Opener opens the database that a URL names and brings its schema up to date.
@@ -120,33 +174,31 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("append events: %d of them have an ID that is taken by other content", len(e.Conflicts))
 }
 
-// Place gives each record its index in a log that has head events, where stored
-// holds those of the records' IDs that the log has. It returns the outcome of
-// each record and the positions of the records to insert, which take the
-// indices from head on in that order.
-func Place(records []Record, stored map[uuid.UUID]Placed, head int64) ([]Appended, []int, error) {
-	type seen struct {
-		Placed
-		inBatch bool
-	}
-	known := make(map[uuid.UUID]seen, len(records)+len(stored))
-	for id, p := range stored {
-		known[id] = seen{Placed: p}
-	}
+// place gives each record its index in a log of head events, where stored holds
+// those of the records' IDs that the log has. It returns the outcome of each
+// record and the positions of the records to insert, which take the indices from
+// head on in that order.
+func place(records []Record, stored map[uuid.UUID]Placed, head int64) ([]Appended, []int, error) {
+	earlier := make(map[uuid.UUID]Placed, len(records)) // in the batch
 	appended := make([]Appended, len(records))
 	fresh := make([]int, 0, len(records))
 	var conflicts []Conflict
-	for i, r := range records {
-		old, exists := known[r.Event.EventID]
+	for i := range records {
+		r := &records[i]
+		old, known := stored[r.Event.EventID]
+		before, inBatch := earlier[r.Event.EventID]
+		if inBatch {
+			old = before
+		}
 		switch {
-		case !exists:
+		case !known && !inBatch:
 			index := head + int64(len(fresh))
-			known[r.Event.EventID] = seen{Placed{index, r.LeafHash}, true}
+			earlier[r.Event.EventID] = Placed{index, r.LeafHash}
 			appended[i] = Appended{LogIndex: index}
 			fresh = append(fresh, i)
 		case old.LeafHash == r.LeafHash:
 			appended[i] = Appended{LogIndex: old.LogIndex, Duplicate: true}
-		case old.inBatch:
+		case inBatch:
 			conflicts = append(conflicts, Conflict{Index: i, LogIndex: -1})
 		default:
 			conflicts = append(conflicts, Conflict{Index: i, LogIndex: old.LogIndex})

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/internal/datastorage"
@@ -316,34 +318,60 @@ func TestBodyThatDoesNotArriveMayBeSentAgain(t *testing.T) {
 	}
 }
 
-// fakeStore stands for a database that is slow or broken.
+// fakeStore is a database that is slow or broken.
 type fakeStore struct {
 	datastorage.Store
-	append func(ctx context.Context, records []datastorage.Record) ([]datastorage.Appended, error)
+	before func(ctx context.Context) error // an addition of events
 }
 
-func (f fakeStore) Append(ctx context.Context, records []datastorage.Record) ([]datastorage.Appended, error) {
-	return f.append(ctx, records)
+func (f fakeStore) Append(ctx context.Context, ids []uuid.UUID, plan func(datastorage.Known) (datastorage.Addition, error)) error {
+	if len(ids) > 0 {
+		if err := f.before(ctx); err != nil {
+			return err
+		}
+	}
+	return f.Store.Append(ctx, ids, plan)
+}
+
+func (f fakeStore) Query(context.Context, datastorage.Filter) (datastorage.Page, error) {
+	panic("boom")
 }
 
 func TestWritesBeyondTheLimitAreToldToWait(t *testing.T) {
 	const limit = 32
-	entered, release := make(chan struct{}), make(chan struct{})
-	c := serve(t, fakeStore{append: func(context.Context, []datastorage.Record) ([]datastorage.Appended, error) {
-		entered <- struct{}{}
-		<-release
-		return []datastorage.Appended{{}}, nil
-	}}, nil)
+	c := serve(t, openSQLite(t), nil)
+	reading, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
-	for range limit {
+	for n := range limit {
 		wg.Go(func() {
-			if a := c.post(batchPath, batch(event(0))); a.code != 201 {
-				t.Errorf("got %d %s, want 201", a.code, a.body)
+			// The server asks for the body once it has begun with the write.
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got100Continue: func() { reading <- struct{}{} }})
+			body, send := io.Pipe()
+			go func() {
+				<-release
+				_, _ = io.WriteString(send, batch(event(n)))
+				send.Close()
+			}()
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+batchPath, body)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("Expect", "100-continue")
+			resp, err := http.DefaultTransport.(*http.Transport).Clone().RoundTrip(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusCreated {
+				t.Errorf("got %d, want 201", resp.StatusCode)
 			}
 		})
 	}
 	for range limit {
-		<-entered
+		<-reading
 	}
 	a := c.post(batchPath, batch(event(0)))
 	a.problem(t, 429, "too-many-requests")
@@ -356,23 +384,29 @@ func TestWritesBeyondTheLimitAreToldToWait(t *testing.T) {
 }
 
 func TestDatabaseErrorMayBeRetriedAndIsNotTold(t *testing.T) {
-	c := serve(t, fakeStore{append: func(context.Context, []datastorage.Record) ([]datastorage.Appended, error) {
-		return nil, errors.New("password of 10.1.2.3 is wrong")
+	failed := false
+	c := serve(t, fakeStore{openSQLite(t), func(context.Context) error {
+		if failed {
+			return nil
+		}
+		failed = true
+		return errors.New("password of 10.1.2.3 is wrong")
 	}}, nil)
 	a := c.post(batchPath, batch(event(0)))
 	a.problem(t, 503, "unavailable")
 	if a.header.Get("Retry-After") == "" || strings.Contains(a.body, "10.1.2.3") {
 		t.Errorf("got %v %s, want Retry-After and no internals", a.header, a.body)
 	}
+	c.post(batchPath, batch(event(0))).want(t, 201)
 }
 
 func TestEventsOfAClientThatLeftAreStored(t *testing.T) {
 	entered, left, outcome := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	c := serve(t, fakeStore{append: func(ctx context.Context, _ []datastorage.Record) ([]datastorage.Appended, error) {
+	c := serve(t, fakeStore{openSQLite(t), func(ctx context.Context) error {
 		close(entered)
 		<-left
 		outcome <- ctx.Err()
-		return []datastorage.Appended{{}}, nil
+		return nil
 	}}, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+batchPath, strings.NewReader(batch(event(0))))
@@ -391,7 +425,7 @@ func TestEventsOfAClientThatLeftAreStored(t *testing.T) {
 }
 
 func TestPanicIsAProblem(t *testing.T) {
-	c := serve(t, fakeStore{append: func(context.Context, []datastorage.Record) ([]datastorage.Appended, error) { panic("boom") }}, nil)
-	c.post(batchPath, batch(event(0))).problem(t, 500, "internal-error")
+	c := serve(t, fakeStore{Store: openSQLite(t)}, nil)
+	c.get(eventsPath).problem(t, 500, "internal-error")
 	c.get("/livez").want(t, 200)
 }

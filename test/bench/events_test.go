@@ -132,7 +132,7 @@ func (p *pacer) Post(ctx context.Context, events []audit.Event) (audit.Ack, erro
 // benchmark shows both sides, and returns its URL.
 func startDataStorage(b *testing.B, database string) string {
 	b.Helper()
-	opts, _, err := datastorage.ParseOptions([]string{"--listen=127.0.0.1:0", "--database-url=" + database}, io.Discard)
+	opts, _, err := datastorage.ParseOptions([]string{"--listen=127.0.0.1:0", "--database-url=" + database, "--signing-key=" + filepath.Join(b.TempDir(), "signing.key")}, io.Discard)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -104,7 +104,7 @@ func newWorld(t testing.TB, control *harness.ControlPlane, p programs, s setup, 
 	if s.dlq == "redis" {
 		w.redis = harness.StartRedis(t, "secret")
 	}
-	w.storage = harness.Start(t, exec.CommandContext(t.Context(), p.datastorage, "--listen", w.storageAddress, "--database-url", database))
+	w.storage = harness.Start(t, exec.CommandContext(t.Context(), p.datastorage, "--listen", w.storageAddress, "--database-url", database, "--signing-key", filepath.Join(w.dir, "signing.key")))
 	for i := range s.managers {
 		w.startReplica(p.manager, i)
 	}

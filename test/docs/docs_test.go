@@ -3,6 +3,7 @@ package docs
 
 import (
 	"bytes"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -122,7 +123,7 @@ func TestEveryFlagIsInOperations(t *testing.T) {
 			return manager.Main(t.Context(), []string{"-help"}, "", usage)
 		},
 		"datastorage": func(usage *bytes.Buffer) error {
-			return datastorage.Main(t.Context(), []string{"-help"}, usage, nil)
+			return datastorage.Main(t.Context(), []string{"-help"}, io.Discard, usage, nil)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/url"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,11 +40,15 @@ type DataStorage struct {
 	Client *http.Client // http.DefaultClient where it is nil
 }
 
+// signingKeys are the files with the keys of the logs in databases.
+var signingKeys sync.Map
+
 // StartDataStorage starts cmd/datastorage with a database, for example
 // sqlite:PATH, and returns once it is ready. It listens on the given address.
 func StartDataStorage(tb testing.TB, address, database string) (*Process, DataStorage) {
 	tb.Helper()
-	p := Start(tb, exec.Command(Build(tb, "datastorage"), "--listen", address, "--database-url", database))
+	key, _ := signingKeys.LoadOrStore(database, filepath.Join(tb.TempDir(), "signing.key"))
+	p := Start(tb, exec.Command(Build(tb, "datastorage"), "--listen", address, "--database-url", database, "--signing-key", key.(string)))
 	d := DataStorage{URL: "http://" + address}
 	Eventually(tb, 20*time.Second, func() error {
 		if p.Ended() {

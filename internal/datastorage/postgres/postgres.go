@@ -96,95 +96,106 @@ func (s *store) migrate(ctx context.Context) error {
 	return datastorage.CheckSchema(current, known)
 }
 
-// Append is as datastorage.Store says. All appends, those of other replicas
+// Append is as datastorage.Writer says. All appends, those of other replicas
 // included, queue for the lock on the head row, which is what makes the log
 // indices contiguous.
-func (s *store) Append(ctx context.Context, records []datastorage.Record) ([]datastorage.Appended, error) {
+func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastorage.Known) (datastorage.Addition, error)) error {
 	tx, err := s.pool.Begin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("begin append: %w", err)
+		return fmt.Errorf("begin append: %w", err)
 	}
 	// The rollback must reach the server also when ctx has ended.
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	head, stored, err := find(ctx, tx, records)
+	known, err := find(ctx, tx, ids)
 	if err != nil {
-		return nil, fmt.Errorf("find stored events: %w", err)
+		return fmt.Errorf("find stored events: %w", err)
 	}
-	appended, fresh, err := datastorage.Place(records, stored, head)
-	if err != nil || len(fresh) == 0 {
-		return appended, err
+	add, err := plan(known)
+	if err != nil || add.Head.Verifier == "" {
+		return err
 	}
-	if err := insert(ctx, tx, records, fresh, head); err != nil {
-		return nil, fmt.Errorf("insert events: %w", err)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		return nil, fmt.Errorf("commit append: %w", err)
-	}
-	return appended, nil
-}
-
-// find locks the head of the log and returns its size and those of the records
-// that are stored. The lateral join makes the planner look up each ID in the
-// index, whatever it believes about the size of the table.
-func find(ctx context.Context, tx pgx.Tx, records []datastorage.Record) (int64, map[uuid.UUID]datastorage.Placed, error) {
-	ids := make([][16]byte, len(records))
-	for i, r := range records {
-		ids[i] = r.Event.EventID
+	if err := insert(ctx, tx, add.Records, known.Head.Size); err != nil {
+		return fmt.Errorf("insert events: %w", err)
 	}
 	var batch pgx.Batch
-	batch.Queue("SELECT size FROM audit_log_head FOR UPDATE")
+	for i := range add.Tiles {
+		t := &add.Tiles[i]
+		batch.Queue("INSERT INTO audit_tiles (level, tile_index, hashes) VALUES ($1, $2, $3)", t.Level, t.Index, t.Bytes())
+	}
+	h := &add.Head
+	batch.Queue("UPDATE audit_log_head SET size = $1, checkpoint = $2, verifier = $3", h.Size, h.Checkpoint, h.Verifier)
+	if add.Milestone {
+		batch.Queue("INSERT INTO audit_checkpoints (size, checkpoint) VALUES ($1, $2)", h.Size, h.Checkpoint)
+	}
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("move log head: %w", err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("commit append: %w", err)
+	}
+	return nil
+}
+
+// find locks the head of the log and returns it with those of the events that
+// are stored. The lateral join makes the planner look up each ID in the index,
+// whatever it believes about the size of the table.
+func find(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) (datastorage.Known, error) {
+	known := datastorage.Known{Stored: map[uuid.UUID]datastorage.Placed{}, Hashes: hashes{tx}}
+	sent := make([][16]byte, len(ids))
+	for i, id := range ids {
+		sent[i] = id
+	}
+	var batch pgx.Batch
+	batch.Queue(selectHead + " FOR UPDATE")
 	batch.Queue(`SELECT e.event_id, e.log_index, e.leaf_hash FROM unnest($1::uuid[]) AS sent (id)
-		JOIN LATERAL (SELECT event_id, log_index, leaf_hash FROM audit_events WHERE event_id = sent.id LIMIT 1) AS e ON true`, ids)
+		JOIN LATERAL (SELECT event_id, log_index, leaf_hash FROM audit_events WHERE event_id = sent.id LIMIT 1) AS e ON true`, sent)
 	results := tx.SendBatch(ctx, &batch)
 	defer results.Close()
-	var head int64
-	if err := results.QueryRow().Scan(&head); err != nil {
-		return 0, nil, err
+	var err error
+	if known.Head, err = scanHead(results.QueryRow()); err != nil {
+		return known, err
 	}
 	rows, err := results.Query()
 	if err != nil {
-		return 0, nil, err
+		return known, err
 	}
-	stored := map[uuid.UUID]datastorage.Placed{}
 	var id [16]byte
 	var p datastorage.Placed
 	var hash []byte
 	_, err = pgx.ForEachRow(rows, []any{&id, &p.LogIndex, &hash}, func() error {
 		copy(p.LeafHash[:], hash)
-		stored[id] = p
+		known.Stored[id] = p
 		return nil
 	})
-	return head, stored, err
+	return known, err
 }
 
-func insert(ctx context.Context, tx pgx.Tx, records []datastorage.Record, fresh []int, head int64) error {
-	n := len(fresh)
-	indices, ids, times := make([]int64, n), make([][16]byte, n), make([]time.Time, n)
-	texts := make([][]string, 7)
-	for column := range texts {
-		texts[column] = make([]string, n)
+var eventColumns = []string{
+	"log_index", "event_id", "event_timestamp", "event_type", "event_category", "event_outcome", "correlation_id",
+	"severity", "resource_id", "namespace", "recorded_at", "leaf_hash", "event",
+}
+
+func insert(ctx context.Context, tx pgx.Tx, records []datastorage.Record, head int64) error {
+	if len(records) == 0 {
+		return nil
 	}
-	hashes, bodies := make([][]byte, n), make([]string, n)
-	for row, i := range fresh {
-		e := &records[i].Event
-		indices[row], ids[row], times[row] = head+int64(row), e.EventID, e.EventTimestamp
-		for column, text := range []string{e.EventType, e.EventCategory, e.EventOutcome, e.CorrelationID, e.Severity, e.ResourceID, e.Namespace} {
-			texts[column][row] = text
-		}
-		hashes[row], bodies[row] = records[i].LeafHash[:], string(records[i].Body)
+	now := time.Now()
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"audit_events"}, eventColumns, pgx.CopyFromSlice(len(records), func(n int) ([]any, error) {
+		r := &records[n]
+		e := &r.Event
+		return []any{
+			head + int64(n), [16]byte(e.EventID), e.EventTimestamp, e.EventType, e.EventCategory, e.EventOutcome, e.CorrelationID,
+			orNull(e.Severity), orNull(e.ResourceID), orNull(e.Namespace), now, r.LeafHash[:], r.Body,
+		}, nil
+	}))
+	return err
+}
+
+func orNull(s string) any {
+	if s == "" {
+		return nil
 	}
-	var batch pgx.Batch
-	batch.Queue(`INSERT INTO audit_events (log_index, event_id, event_timestamp, event_type, event_category,
-			event_outcome, correlation_id, severity, resource_id, namespace, recorded_at, leaf_hash, event)
-		SELECT log_index, event_id, event_timestamp, event_type, event_category, event_outcome, correlation_id,
-			NULLIF(severity, ''), NULLIF(resource_id, ''), NULLIF(namespace, ''), $13, leaf_hash, event::json
-		FROM unnest($1::bigint[], $2::uuid[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[],
-			$8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[])
-			AS sent (log_index, event_id, event_timestamp, event_type, event_category, event_outcome, correlation_id,
-				severity, resource_id, namespace, leaf_hash, event)`,
-		indices, ids, times, texts[0], texts[1], texts[2], texts[3], texts[4], texts[5], texts[6], hashes, bodies, time.Now())
-	batch.Queue("UPDATE audit_log_head SET size = $1", head+int64(n))
-	return tx.SendBatch(ctx, &batch).Close()
+	return s
 }
 
 // CheckWrite is as datastorage.Store says.

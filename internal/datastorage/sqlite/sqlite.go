@@ -111,43 +111,56 @@ func (s *store) migrate(ctx context.Context, path string) error {
 	return datastorage.CheckSchema(current, known)
 }
 
-// Append is as datastorage.Store says.
-func (s *store) Append(ctx context.Context, records []datastorage.Record) ([]datastorage.Appended, error) {
+// Append is as datastorage.Writer says.
+func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastorage.Known) (datastorage.Addition, error)) error {
 	tx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
-		return nil, fmt.Errorf("begin append: %w", err)
+		return fmt.Errorf("begin append: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	var head int64
-	if err := tx.QueryRowContext(ctx, "SELECT size FROM audit_log_head").Scan(&head); err != nil {
-		return nil, fmt.Errorf("read log head: %w", err)
+	known := datastorage.Known{Hashes: hashes{tx}}
+	if known.Head, err = head(ctx, tx); err != nil {
+		return err
 	}
-	stored, err := find(ctx, tx, records)
-	if err != nil {
-		return nil, fmt.Errorf("find stored events: %w", err)
+	if known.Stored, err = find(ctx, tx, ids); err != nil {
+		return fmt.Errorf("find stored events: %w", err)
 	}
-	appended, fresh, err := datastorage.Place(records, stored, head)
-	if err != nil || len(fresh) == 0 {
-		return appended, err
+	add, err := plan(known)
+	if err != nil || add.Head.Verifier == "" {
+		return err
 	}
-	if err := insert(ctx, tx, records, fresh, head); err != nil {
-		return nil, fmt.Errorf("insert events: %w", err)
+	if err := insert(ctx, tx, add.Records, known.Head.Size); err != nil {
+		return fmt.Errorf("insert events: %w", err)
 	}
-	if _, err := tx.ExecContext(ctx, "UPDATE audit_log_head SET size = ?", head+int64(len(fresh))); err != nil {
-		return nil, fmt.Errorf("move log head: %w", err)
+	if err := moveHead(ctx, tx, add); err != nil {
+		return fmt.Errorf("move log head: %w", err)
 	}
 	if err := tx.Commit(); err != nil {
-		return nil, fmt.Errorf("commit append: %w", err)
+		return fmt.Errorf("commit append: %w", err)
 	}
-	return appended, nil
+	return nil
 }
 
-// find returns those of the records that are stored, in one statement.
-func find(ctx context.Context, tx *sql.Tx, records []datastorage.Record) (map[uuid.UUID]datastorage.Placed, error) {
-	ids := make([]uuid.UUID, len(records))
-	for i, r := range records {
-		ids[i] = r.Event.EventID
+func moveHead(ctx context.Context, tx *sql.Tx, add datastorage.Addition) error {
+	for i := range add.Tiles {
+		t := &add.Tiles[i]
+		if _, err := tx.ExecContext(ctx, "INSERT INTO audit_tiles (level, tile_index, hashes) VALUES (?, ?, ?)", t.Level, t.Index, t.Bytes()); err != nil {
+			return err
+		}
 	}
+	h := &add.Head
+	if _, err := tx.ExecContext(ctx, "UPDATE audit_log_head SET size = ?, checkpoint = ?, verifier = ?", h.Size, h.Checkpoint, h.Verifier); err != nil {
+		return err
+	}
+	if !add.Milestone {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, "INSERT INTO audit_checkpoints (size, checkpoint) VALUES (?, ?)", h.Size, h.Checkpoint)
+	return err
+}
+
+// find returns those of the events that are stored, in one statement.
+func find(ctx context.Context, tx *sql.Tx, ids []uuid.UUID) (map[uuid.UUID]datastorage.Placed, error) {
 	list, err := json.Marshal(ids)
 	if err != nil {
 		return nil, err
@@ -182,17 +195,17 @@ const (
 
 var insertMany = insertColumns + strings.Repeat(insertRow+", ", rowsPerInsert-1) + insertRow
 
-func insert(ctx context.Context, tx *sql.Tx, records []datastorage.Record, fresh []int, head int64) error {
+func insert(ctx context.Context, tx *sql.Tx, records []datastorage.Record, head int64) error {
 	now := time.Now().UnixMicro()
 	args := make([]any, 0, 13*rowsPerInsert)
 	rows := 0
-	for n, i := range fresh {
-		e := &records[i].Event
+	for n := range records {
+		e := &records[n].Event
 		args = append(args, head+int64(n), e.EventID.String(), e.EventTimestamp.UnixMicro(), e.EventType,
 			e.EventCategory, e.EventOutcome, e.CorrelationID, e.Severity, e.ResourceID, e.Namespace,
-			now, records[i].LeafHash[:], string(records[i].Body))
+			now, records[n].LeafHash[:], string(records[n].Body))
 		rows++
-		if rows < rowsPerInsert && n < len(fresh)-1 {
+		if rows < rowsPerInsert && n < len(records)-1 {
 			continue
 		}
 		statement := insertMany

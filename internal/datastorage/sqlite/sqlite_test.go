@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"go.uber.org/goleak"
 
 	"kubernaut.ai/notification/internal/datastorage"
@@ -43,17 +44,27 @@ func TestStore(t *testing.T) {
 func TestEventsSurviveReopening(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "made on the way", "100% #1?.db")
 	store, stop := open(t, path)
-	if _, err := store.Append(t.Context(), []datastorage.Record{storetest.Record(0)}); err != nil {
-		t.Fatal(err)
+	key := storetest.NewKey(t)
+	add := func(records ...datastorage.Record) []datastorage.Appended {
+		log, err := datastorage.OpenLog(t.Context(), store, key, logr.Discard())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer log.Close()
+		outcome, err := log.Append(t.Context(), records)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return outcome.Appended
 	}
+	add(storetest.Record(0))
 	stop()
 	if _, err := os.Stat(path); err != nil {
 		t.Errorf("the file has another name: %v", err)
 	}
 	store, _ = open(t, path)
-	appended, err := store.Append(t.Context(), []datastorage.Record{storetest.Record(0), storetest.Record(1)})
-	if err != nil || !appended[0].Duplicate || appended[1].LogIndex != 1 {
-		t.Errorf("after reopening got %+v, %v", appended, err)
+	if appended := add(storetest.Record(0), storetest.Record(1)); !appended[0].Duplicate || appended[1].LogIndex != 1 {
+		t.Errorf("after reopening got %+v", appended)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 // and right after it those of raw, which writes the same rows to a table with
 // the same indices and does nothing else.
 func Benchmark(b *testing.B, store datastorage.Store, raw func(context.Context, []datastorage.Record, int64) error) {
+	log := OpenLog(b, store)
 	next := 0
 	batch := func(size int) []datastorage.Record {
 		records := make([]datastorage.Record, size)
@@ -45,7 +46,7 @@ func Benchmark(b *testing.B, store datastorage.Store, raw func(context.Context, 
 	}
 	for _, size := range []int{10, 100, 1000} {
 		measure("store", size, func(records []datastorage.Record, _ int64) error {
-			_, err := store.Append(b.Context(), records)
+			_, err := log.Append(b.Context(), records)
 			return err
 		})
 		measure("raw", size, func(records []datastorage.Record, first int64) error {

@@ -8,7 +8,7 @@ import (
 	"kubernaut.ai/notification/internal/datastorage"
 )
 
-func testAges(t *testing.T, s datastorage.Store) {
+func testAges(t *testing.T, s *datastorage.Log) {
 	times := []time.Time{
 		time.Date(1, 1, 1, 0, 0, 0, 1000, time.UTC),
 		time.Date(1969, 12, 31, 23, 59, 59, 999999000, time.UTC),
@@ -24,7 +24,7 @@ func testAges(t *testing.T, s datastorage.Store) {
 	}
 }
 
-func testFilters(t *testing.T, s datastorage.Store) {
+func testFilters(t *testing.T, s *datastorage.Log) {
 	edits := map[string]func(*audit.Event){
 		"event_type":     func(e *audit.Event) { e.EventType = "wanted" },
 		"event_category": func(e *audit.Event) { e.EventCategory = "wanted" },
@@ -54,7 +54,7 @@ func testFilters(t *testing.T, s datastorage.Store) {
 	equal(t, "an ID that is not there", []int64{}, indices(mustQuery(t, s, absent)))
 }
 
-func testPages(t *testing.T, s datastorage.Store) {
+func testPages(t *testing.T, s *datastorage.Log) {
 	for n := range 7 {
 		mustAppend(t, s, Record(n, func(e *audit.Event) { e.Severity = []string{"odd", "even"}[n%2] }))
 	}
@@ -86,7 +86,7 @@ func testPages(t *testing.T, s datastorage.Store) {
 	equal(t, "filtered second page", []int64{2, 0}, indices(mustQuery(t, s, filtered)))
 }
 
-func testTies(t *testing.T, s datastorage.Store) {
+func testTies(t *testing.T, s *datastorage.Log) {
 	for n := range 4 {
 		// Less than a microsecond apart is the same instant.
 		mustAppend(t, s, Record(n, func(e *audit.Event) { e.EventTimestamp = Epoch.Add(time.Duration(9-n) * time.Nanosecond) }))
@@ -96,7 +96,7 @@ func testTies(t *testing.T, s datastorage.Store) {
 	equal(t, "second page", []int64{1, 0}, indices(mustQuery(t, s, datastorage.Filter{Limit: 2, After: first.Next})))
 }
 
-func testStableWalk(t *testing.T, s datastorage.Store) {
+func testStableWalk(t *testing.T, s *datastorage.Log) {
 	for n := range 4 {
 		mustAppend(t, s, Record(n))
 	}

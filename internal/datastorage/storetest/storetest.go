@@ -11,11 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/ledger"
 )
 
 // Epoch is the time of the event that Record(0) makes.
@@ -54,12 +56,37 @@ func Record(n int, edit ...func(*audit.Event)) datastorage.Record {
 	return datastorage.NewRecord(e, body)
 }
 
-// Run checks that the stores that open makes keep the promises of
-// datastorage.Store. Each call of open must return an empty store.
+// OpenLog opens a log in an empty store, with a key of its own.
+func OpenLog(tb testing.TB, store datastorage.Store) *datastorage.Log {
+	tb.Helper()
+	log, err := datastorage.OpenLog(tb.Context(), store, NewKey(tb), logr.Discard())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(log.Close)
+	return log
+}
+
+// NewKey makes a signing key.
+func NewKey(tb testing.TB) *ledger.Key {
+	tb.Helper()
+	text, err := ledger.NewKey("example.com/log")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	key, err := ledger.ParseKey(text)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return key
+}
+
+// Run checks that a log in a store that open makes keeps its promises. Each call
+// of open must return an empty store.
 func Run(t *testing.T, open func(t *testing.T) datastorage.Store) {
 	tests := []struct {
 		name string
-		test func(t *testing.T, s datastorage.Store)
+		test func(t *testing.T, s *datastorage.Log)
 	}{
 		{"a batch gets contiguous indices in its order", testIndices},
 		{"events are read back byte for byte", testBytes},
@@ -79,20 +106,20 @@ func Run(t *testing.T, open func(t *testing.T) datastorage.Store) {
 		{"a write can be checked", testCheckWrite},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { tt.test(t, open(t)) })
+		t.Run(tt.name, func(t *testing.T) { tt.test(t, OpenLog(t, open(t))) })
 	}
 }
 
-func mustAppend(t *testing.T, s datastorage.Store, records ...datastorage.Record) []datastorage.Appended {
+func mustAppend(t *testing.T, s *datastorage.Log, records ...datastorage.Record) []datastorage.Appended {
 	t.Helper()
-	appended, err := s.Append(t.Context(), records)
+	outcome, err := s.Append(t.Context(), records)
 	if err != nil {
 		t.Fatalf("Append: %v", err)
 	}
-	return appended
+	return outcome.Appended
 }
 
-func mustQuery(t *testing.T, s datastorage.Store, f datastorage.Filter) datastorage.Page {
+func mustQuery(t *testing.T, s *datastorage.Log, f datastorage.Filter) datastorage.Page {
 	t.Helper()
 	if f.Limit == 0 {
 		f.Limit = 1000
@@ -119,7 +146,7 @@ func equal(t *testing.T, what string, want, got any) {
 	}
 }
 
-func testIndices(t *testing.T, s datastorage.Store) {
+func testIndices(t *testing.T, s *datastorage.Log) {
 	equal(t, "first batch", []datastorage.Appended{{LogIndex: 0}, {LogIndex: 1}, {LogIndex: 2}},
 		mustAppend(t, s, Record(5), Record(3), Record(4)))
 	equal(t, "second batch", []datastorage.Appended{{LogIndex: 3}}, mustAppend(t, s, Record(1)))
@@ -137,7 +164,7 @@ func testIndices(t *testing.T, s datastorage.Store) {
 	equal(t, "index read back", []int64{1003}, indices(page))
 }
 
-func testBytes(t *testing.T, s datastorage.Store) {
+func testBytes(t *testing.T, s *datastorage.Log) {
 	r := Record(1, func(e *audit.Event) { e.EventData = json.RawMessage(`{"z":1,"a":{"\n":"ü \u0001 <>&"},"big":1e21}`) })
 	before := time.Now().Add(-time.Second)
 	mustAppend(t, s, r)
@@ -153,7 +180,7 @@ func testBytes(t *testing.T, s datastorage.Store) {
 	}
 }
 
-func testDuplicates(t *testing.T, s datastorage.Store) {
+func testDuplicates(t *testing.T, s *datastorage.Log) {
 	mustAppend(t, s, Record(0), Record(1))
 	equal(t, "batch of old and new",
 		[]datastorage.Appended{{LogIndex: 1, Duplicate: true}, {LogIndex: 2}, {LogIndex: 0, Duplicate: true}, {LogIndex: 3}},
@@ -163,7 +190,7 @@ func testDuplicates(t *testing.T, s datastorage.Store) {
 	equal(t, "total", int64(5), mustQuery(t, s, datastorage.Filter{}).Total)
 }
 
-func testDuplicateInBatch(t *testing.T, s datastorage.Store) {
+func testDuplicateInBatch(t *testing.T, s *datastorage.Log) {
 	equal(t, "outcome",
 		[]datastorage.Appended{{LogIndex: 0}, {LogIndex: 0, Duplicate: true}, {LogIndex: 1}},
 		mustAppend(t, s, Record(7), Record(7), Record(8)))
@@ -174,7 +201,7 @@ func other(n int) datastorage.Record {
 	return Record(n, func(e *audit.Event) { e.EventAction = "other" })
 }
 
-func testConflict(t *testing.T, s datastorage.Store) {
+func testConflict(t *testing.T, s *datastorage.Log) {
 	mustAppend(t, s, Record(0), Record(1))
 	_, err := s.Append(t.Context(), []datastorage.Record{Record(2), other(1), Record(3), other(0)})
 	var conflict *datastorage.ConflictError
@@ -186,7 +213,7 @@ func testConflict(t *testing.T, s datastorage.Store) {
 	equal(t, "next index", []datastorage.Appended{{LogIndex: 2}}, mustAppend(t, s, Record(2)))
 }
 
-func testConflictInBatch(t *testing.T, s datastorage.Store) {
+func testConflictInBatch(t *testing.T, s *datastorage.Log) {
 	_, err := s.Append(t.Context(), []datastorage.Record{Record(0), other(0)})
 	var conflict *datastorage.ConflictError
 	if !errors.As(err, &conflict) {
@@ -196,16 +223,17 @@ func testConflictInBatch(t *testing.T, s datastorage.Store) {
 	equal(t, "total", int64(0), mustQuery(t, s, datastorage.Filter{}).Total)
 }
 
-func testConcurrentSame(t *testing.T, s datastorage.Store) {
+func testConcurrentSame(t *testing.T, s *datastorage.Log) {
 	const writers = 8
 	var wg sync.WaitGroup
 	outcomes := make([][]datastorage.Appended, writers)
 	for w := range writers {
 		wg.Go(func() {
-			var err error
-			if outcomes[w], err = s.Append(t.Context(), []datastorage.Record{Record(0), Record(1)}); err != nil {
+			outcome, err := s.Append(t.Context(), []datastorage.Record{Record(0), Record(1)})
+			if err != nil {
 				t.Errorf("writer %d: %v", w, err)
 			}
+			outcomes[w] = outcome.Appended
 		})
 	}
 	wg.Wait()
@@ -221,7 +249,7 @@ func testConcurrentSame(t *testing.T, s datastorage.Store) {
 	equal(t, "total", int64(2), mustQuery(t, s, datastorage.Filter{}).Total)
 }
 
-func testConcurrentDifferent(t *testing.T, s datastorage.Store) {
+func testConcurrentDifferent(t *testing.T, s *datastorage.Log) {
 	const writers, batches, size = 6, 5, 10
 	var wg sync.WaitGroup
 	for w := range writers {
@@ -250,7 +278,7 @@ func testConcurrentDifferent(t *testing.T, s datastorage.Store) {
 	equal(t, "number of indices", writers*batches*size+1, len(seen))
 }
 
-func testCancelled(t *testing.T, s datastorage.Store) {
+func testCancelled(t *testing.T, s *datastorage.Log) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.Append(ctx, []datastorage.Record{Record(0)}); !errors.Is(err, context.Canceled) {
@@ -259,14 +287,14 @@ func testCancelled(t *testing.T, s datastorage.Store) {
 	equal(t, "next index", []datastorage.Appended{{LogIndex: 0}}, mustAppend(t, s, Record(1)))
 }
 
-func testCheckWrite(t *testing.T, s datastorage.Store) {
+func testCheckWrite(t *testing.T, s *datastorage.Log) {
 	if err := s.CheckWrite(t.Context()); err != nil {
 		t.Errorf("CheckWrite: %v", err)
 	}
 	equal(t, "total", int64(0), mustQuery(t, s, datastorage.Filter{}).Total)
 }
 
-func testText(t *testing.T, s datastorage.Store) {
+func testText(t *testing.T, s *datastorage.Log) {
 	for n, text := range []string{"日本語 ﷽ 🎉", "'; DROP TABLE audit_events; --", `"\\{}$1?%_`, "{a,b}", "NULL", "tab\tand\nline"} {
 		id := uuid.New()
 		r := Record(n, func(e *audit.Event) { e.EventID, e.CorrelationID, e.ResourceID = id, text, text })

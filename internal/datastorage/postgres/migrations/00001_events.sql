@@ -1,9 +1,26 @@
 -- +goose Up
 CREATE TABLE audit_log_head (
     id   integer PRIMARY KEY CHECK (id = 1),
-    size bigint NOT NULL
+    size bigint NOT NULL,
+    checkpoint text NOT NULL,
+    verifier text NOT NULL
 );
-INSERT INTO audit_log_head (id, size) VALUES (1, 0);
+INSERT INTO audit_log_head (id, size, checkpoint, verifier) VALUES (1, 0, '', '');
+
+-- Full tiles of the Merkle tree over leaf_hash: 256 hashes of 32 bytes each.
+CREATE TABLE audit_tiles (
+    level integer NOT NULL,
+    tile_index bigint NOT NULL,
+    hashes bytea NOT NULL,
+    PRIMARY KEY (level, tile_index)
+);
+
+-- One checkpoint a second while events come in, and one every ten minutes while not.
+CREATE TABLE audit_checkpoints (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    size bigint NOT NULL,
+    checkpoint text NOT NULL
+);
 
 -- event is json and not jsonb because leaf_hash was made of its exact bytes.
 CREATE TABLE audit_events (

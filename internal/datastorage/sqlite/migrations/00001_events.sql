@@ -1,9 +1,26 @@
 -- +goose Up
 CREATE TABLE audit_log_head (
     id   INTEGER PRIMARY KEY CHECK (id = 1),
-    size INTEGER NOT NULL
+    size INTEGER NOT NULL,
+    checkpoint TEXT NOT NULL,
+    verifier TEXT NOT NULL
 );
-INSERT INTO audit_log_head (id, size) VALUES (1, 0);
+INSERT INTO audit_log_head (id, size, checkpoint, verifier) VALUES (1, 0, '', '');
+
+-- Full tiles of the Merkle tree over leaf_hash: 256 hashes of 32 bytes each.
+CREATE TABLE audit_tiles (
+    level INTEGER NOT NULL,
+    tile_index INTEGER NOT NULL,
+    hashes BLOB NOT NULL,
+    PRIMARY KEY (level, tile_index)
+);
+
+-- One checkpoint a second while events come in, and one every ten minutes while not.
+CREATE TABLE audit_checkpoints (
+    id INTEGER PRIMARY KEY,
+    size INTEGER NOT NULL,
+    checkpoint TEXT NOT NULL
+);
 
 -- Times are microseconds since 1970 in UTC; event is the canonical JSON that
 -- leaf_hash was made of.
