@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -31,8 +32,8 @@ type Gate struct {
 	ready func(context.Context) error
 	log   logr.Logger
 
+	open  atomic.Bool
 	mu    sync.Mutex
-	open  bool
 	asked *question // the latest of Fresh
 }
 
@@ -94,10 +95,7 @@ func (g *Gate) Check(req *http.Request) error {
 }
 
 func (g *Gate) try(ctx context.Context) error {
-	g.mu.Lock()
-	open := g.open
-	g.mu.Unlock()
-	if open {
+	if g.open.Load() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, gateTimeout)
@@ -105,9 +103,7 @@ func (g *Gate) try(ctx context.Context) error {
 	if err := g.ready(ctx); err != nil {
 		return err
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.open = true
+	g.open.Store(true)
 	return nil
 }
 

@@ -96,6 +96,11 @@ func (s *Store) send(ctx context.Context, events []Event) {
 	for attempt := 1; ; attempt++ {
 		var delay time.Duration
 		if spillFailed || !s.isDown() {
+			if attempt > 1 {
+				s.mu.Lock()
+				s.counts.Retried++
+				s.mu.Unlock()
+			}
 			left, err := s.deliver(events, false)
 			if err == nil {
 				return
@@ -122,9 +127,6 @@ func (s *Store) send(ctx context.Context, events []Event) {
 			s.giveBack(events)
 			return
 		}
-		s.mu.Lock()
-		s.counts.Retried++
-		s.mu.Unlock()
 	}
 }
 
@@ -167,11 +169,11 @@ func (s *Store) replay(ctx context.Context) {
 		} else {
 			failures, limit = 0, min(limit*2, maxBatch)
 		}
-		if !waiting && err == nil {
-			if !pause(ctx, dlqLook, s.deadDue) {
-				return
-			}
-		} else if !pause(ctx, delay, s.recovered) {
+		early := s.recovered
+		if !waiting {
+			delay, early = dlqLook, s.deadDue
+		}
+		if !pause(ctx, delay, early) {
 			return
 		}
 	}

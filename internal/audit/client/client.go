@@ -5,6 +5,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -218,38 +219,21 @@ func readProblem(resp *http.Response, answer []byte, events int) *audit.PostErro
 
 // splitPointer parts "/3/event_type" into the event's index and the rest.
 func splitPointer(pointer string) (index int, field string, ok bool) {
-	pointer, ok = strings.CutPrefix(pointer, "/")
-	if !ok {
-		return 0, "", false
-	}
-	first, field, found := strings.Cut(pointer, "/")
+	rest, ok := strings.CutPrefix(pointer, "/")
+	first, _, _ := strings.Cut(rest, "/")
 	index, err := strconv.Atoi(first)
-	if err != nil || index < 0 {
-		return 0, "", false
-	}
-	if found {
-		field = "/" + field
-	}
-	return index, field, true
+	return index, rest[len(first):], ok && err == nil && index >= 0
 }
 
 // reason is what the answer says in words.
 func reason(resp *http.Response, answer []byte) string {
 	var problem struct{ Title, Detail string }
-	text := string(answer)
-	if json.Unmarshal(answer, &problem) == nil && problem.Title+problem.Detail != "" {
-		text = problem.Detail
-		if text == "" {
-			text = problem.Title
-		}
-	}
+	_ = json.Unmarshal(answer, &problem) // what is no problem document is quoted as it stands
+	text := cmp.Or(problem.Detail, problem.Title, string(answer))
 	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode/100 == 3 {
 		text = "redirects are not followed"
 	}
-	if text = strings.TrimSpace(text); text == "" {
-		text = http.StatusText(resp.StatusCode)
-	}
-	return shorten(text)
+	return shorten(cmp.Or(strings.TrimSpace(text), http.StatusText(resp.StatusCode)))
 }
 
 func shorten(text string) string {

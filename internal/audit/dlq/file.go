@@ -50,8 +50,9 @@ type File struct {
 	wal      int64      // how large the write-ahead log is at most
 	finished removals
 	index
-	aside   int // unreadable events
-	missing int // events that this process has lost with a damaged database
+	aside int // events that cannot be read, or that a damaged database had
+	// unreadable are the rows of them, 0 where it is one of rejected.
+	unreadable map[int64]bool
 }
 
 // removals are rows that nobody needs any more. The next transaction removes
@@ -224,6 +225,7 @@ func (f *File) next(ctx context.Context, limit int) ([]audit.Event, error) {
 			var err error
 			if held, err = f.read(ctx, l); isUnreadable(err) {
 				f.setAside(l, err)
+				from = nil
 				continue
 			} else if err != nil {
 				return nil, err
@@ -249,6 +251,7 @@ func (f *File) next(ctx context.Context, limit int) ([]audit.Event, error) {
 func (f *File) setAside(l *letter, why error) {
 	n := f.forgetBatch(l)
 	f.aside += n
+	f.unreadable[l.batch.seq] = true
 	f.log.Error(why, "Setting unreadable dead letters aside", "row", l.batch.seq, "eventID", l.id, "events", n)
 }
 
@@ -258,7 +261,7 @@ func (f *File) Settle(ctx context.Context, recorded []uuid.UUID, rejected []audi
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	err := f.usable(ctx)
-	if err == nil {
+	if err == nil || f.lock != nil && len(rejected) == 0 {
 		err = f.settle(ctx, recorded, rejected)
 	}
 	if err != nil {
@@ -275,27 +278,32 @@ func (f *File) settle(ctx context.Context, recorded []uuid.UUID, rejected []audi
 	}
 	before := f.finished.count()
 	for _, id := range recorded {
-		switch b := f.remove(id); {
-		case b == nil:
-		case b.seq == 0:
-			f.finished.rejected = append(f.finished.rejected, id)
-		case b.left == 0:
-			f.finished.batches = append(f.finished.batches, b.seq)
-		}
+		f.finish(id)
 	}
-	if f.finished.count() > 0 {
-		err := f.removeFinished(ctx)
-		if isDamage(err) {
-			return err
-		}
-		if err != nil && before == 0 {
-			f.log.Error(err, "Removing settled dead letters failed; they are removed later")
-		}
+	var err error
+	if f.db != nil && f.finished.count() > 0 {
+		err = f.mend(ctx, f.removeFinished(ctx))
 	}
-	if len(f.letters)+len(f.resting)+f.aside+f.finished.count() == 0 {
-		return f.shrink(ctx)
+	if err != nil && before == 0 {
+		f.log.Error(err, "Removing settled dead letters failed; they are removed later")
+	}
+	if f.db != nil && len(f.letters)+len(f.resting)+f.aside+f.finished.count() == 0 {
+		if err := f.mend(ctx, f.shrink(ctx)); err != nil {
+			f.log.Info("Giving back the room of an empty dead-letter queue failed", "cause", err.Error())
+		}
 	}
 	return nil
+}
+
+// finish lets an event wait no more.
+func (f *File) finish(id uuid.UUID) {
+	switch b := f.remove(id); {
+	case b == nil:
+	case b.seq == 0:
+		f.finished.rejected = append(f.finished.rejected, id)
+	case b.left == 0:
+		f.finished.batches = append(f.finished.batches, b.seq)
+	}
 }
 
 func (f *File) removeFinished(ctx context.Context) error {
@@ -357,5 +365,5 @@ func (f *File) endWith(rejected []audit.Rejection) (rows []int64) {
 }
 
 func (f *File) depth() audit.Depth {
-	return audit.Depth{Waiting: len(f.letters), Rejected: len(f.resting), Aside: f.aside + f.missing, Oldest: f.oldest()}
+	return audit.Depth{Waiting: len(f.letters), Rejected: len(f.resting), Aside: f.aside, Oldest: f.oldest()}
 }

@@ -360,3 +360,57 @@ func rename(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 }
+
+func TestAnUnreadableRowTakesNoOtherRowAlong(t *testing.T) {
+	f := open(t, t.TempDir())
+	put(t, f, events(0, 2), 2)
+	put(t, f, events(2, 3), 1)
+	wantNext(t, f, 1, events(0, 1))
+	if _, err := f.db.Exec("UPDATE batches SET crc32c = 0 WHERE seq = 2"); err != nil {
+		t.Fatal(err)
+	}
+	wantNext(t, f, 10, []audit.Event{event(1), event(0)})
+	wantDepth(t, audit.Depth{Waiting: 2, Aside: 1}, settle(t, f, nil, nil))
+}
+
+func TestAnUnreadableRowIsCountedOnceWhenTheDatabaseIsReplaced(t *testing.T) {
+	f := open(t, t.TempDir())
+	put(t, f, events(0, 10), 10)
+	put(t, f, events(10, 20), 10)
+	if _, err := f.db.Exec("UPDATE batches SET crc32c = 0 WHERE seq = 2"); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.mend(t.Context(), damageError{errors.New("fsync failed")})
+	wantDepth(t, audit.Depth{Waiting: 10, Aside: 10}, settle(t, f, nil, nil))
+	// That which can be read again comes back, and is counted aside no more.
+	settle(t, f, ids(events(0, 5)), nil)
+	if _, err := f.db.Exec("UPDATE batches SET crc32c = ? WHERE seq = 2", checksum(audit.AppendEvents(nil, events(10, 20)), 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.mend(t.Context(), damageError{errors.New("fsync failed")})
+	wantDepth(t, audit.Depth{Waiting: 15}, settle(t, f, nil, nil))
+}
+
+func TestWhatWasSettledDoesNotComeBackWithAReplacement(t *testing.T) {
+	f := open(t, t.TempDir())
+	put(t, f, events(0, 10), 10)
+	settle(t, f, ids(events(0, 9)), nil)
+	_ = f.mend(t.Context(), damageError{errors.New("fsync failed")})
+	wantDepth(t, audit.Depth{Waiting: 1}, settle(t, f, nil, nil))
+	wantNext(t, f, 100, events(9, 10))
+	wantDepth(t, audit.Depth{}, settle(t, f, ids(events(9, 10)), nil))
+}
+
+func TestLostEventsAreCountedWhereTheReplacementTookTwoTries(t *testing.T) {
+	f := open(t, t.TempDir())
+	put(t, f, events(0, 10), 10)
+	put(t, f, events(10, 20), 10)
+	if _, err := f.db.Exec("DELETE FROM batches WHERE seq = 2"); err != nil { // As damage would.
+		t.Fatal(err)
+	}
+	// The new database is there, and then cannot be opened.
+	if err := f.build(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantDepth(t, audit.Depth{Waiting: 10, Aside: 10}, settle(t, f, nil, nil))
+}

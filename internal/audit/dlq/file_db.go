@@ -181,10 +181,6 @@ func (f *File) shrink(ctx context.Context) error {
 	if err == nil {
 		err = f.checkpoint(ctx, "TRUNCATE")
 	}
-	if err != nil && !isDamage(err) {
-		f.log.Info("Giving back the room of an empty dead-letter queue failed", "cause", err.Error())
-		return nil
-	}
 	return err
 }
 
@@ -314,17 +310,18 @@ func (f *File) read(ctx context.Context, l *letter) (map[uuid.UUID]audit.Event, 
 	return held, err
 }
 
-// load makes the index from the database.
+// load makes the index from the database. Where there was an index before, what
+// was settled stays settled, and what is gone is counted.
 func (f *File) load(ctx context.Context) error {
-	f.index, f.finished, f.aside = newIndex(), removals{}, 0
+	x, finished, aside, unreadable := newIndex(), removals{}, 0, map[int64]bool{}
 	err := f.each(ctx, "SELECT "+rejectedColumns+" FROM rejected ORDER BY rowid", func(s scanner) error {
 		e, err := scanRejected(s)
 		if isUnreadable(err) {
-			f.aside++
+			aside, unreadable[0] = aside+1, true
 			return nil
 		}
 		if err == nil {
-			f.restUntil(e.EventID, time.Time{})
+			x.restUntil(e.EventID, time.Time{})
 		}
 		return err
 	})
@@ -334,24 +331,42 @@ func (f *File) load(ctx context.Context) error {
 	err = f.each(ctx, "SELECT "+batchColumns+" FROM batches ORDER BY seq", func(s scanner) error {
 		b, held, events, err := scanBatch(s)
 		if isUnreadable(err) {
-			f.aside += held
+			aside, unreadable[b.seq] = aside+held, true
 			return nil
 		}
 		var waiting []uuid.UUID
 		for _, e := range events {
-			if _, rejected := f.resting[e.EventID]; !rejected && f.letters[e.EventID] == nil {
+			if _, rejected := x.resting[e.EventID]; !rejected && x.letters[e.EventID] == nil {
 				waiting = append(waiting, e.EventID)
 			}
 		}
 		if err == nil && len(waiting) == 0 {
-			f.finished.batches = append(f.finished.batches, b.seq)
+			finished.batches = append(finished.batches, b.seq)
 		} else if err == nil {
-			f.add(&b, waiting, 0)
+			x.add(&b, waiting, 0)
 		}
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read events: %w", err)
+	}
+	before, known := f.index, f.unreadable
+	f.index, f.finished, f.unreadable = x, finished, unreadable
+	if before.letters == nil {
+		f.aside = aside
+		return nil
+	}
+	f.aside += len(missing(before, x))
+	for _, id := range missing(x, before) {
+		row := int64(0)
+		if l := x.letters[id]; l != nil {
+			row = l.batch.seq
+		}
+		if known[row] { // Now it can be read.
+			f.aside = max(0, f.aside-1)
+		} else {
+			f.finish(id)
+		}
 	}
 	return nil
 }

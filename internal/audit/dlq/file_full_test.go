@@ -1,9 +1,11 @@
 package dlq
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -301,4 +303,81 @@ func TestAQueueThatIsLargerThanAllowedIsDrainedAndTakesNoMore(t *testing.T) {
 	if bytes := onDisk(t, dir); bytes > 1<<20 {
 		t.Errorf("%d bytes are on disk when it is empty", bytes)
 	}
+}
+
+// disk is one of so many bytes.
+func disk(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Skipf("mount a small disk: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return dir
+}
+
+func TestAReplacementThatTheDiskHasNoRoomForLosesNothing(t *testing.T) {
+	dir := disk(t, "10m")
+	f, err := Open(dir, roomy, logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { f.Close() }()
+	n := 0
+	for ; n < 2000; n += 50 {
+		var list []audit.Event
+		for k := range 50 {
+			list = append(list, sized(n+k, 2000))
+		}
+		if _, err := f.Put(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.mend(t.Context(), damageError{errors.New("fsync failed")}); err == nil || !strings.Contains(err.Error(), "the disk cannot be written") {
+		t.Errorf("error is %v", err)
+	}
+	depth, err := f.Settle(t.Context(), nil, nil)
+	if err != nil {
+		t.Error(err)
+	}
+	if list, _, err := f.Next(t.Context(), 10); err != nil || len(list) != 10 {
+		t.Errorf("%d events, %v", len(list), err)
+	}
+	if depth.Waiting != n || depth.Aside != 0 {
+		t.Errorf("depth is %+v, %v; want %d waiting", depth, err, n)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, buildingDir)); err == nil {
+		t.Error("half a database takes room")
+	}
+}
+
+func TestRecordedEventsAreSettledWhereTheDatabaseCannotBeOpened(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, dir)
+	put(t, f, events(0, 301), 301)
+	if err := f.detach(); err != nil {
+		t.Fatal(err)
+	}
+	rename(t, filepath.Join(dir, currentDir), filepath.Join(dir, "away"))
+	if err := os.WriteFile(filepath.Join(dir, currentDir), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		wantDepth(t, audit.Depth{Waiting: 301 - 100*(n+1)}, settle(t, f, ids(events(100*n, 100*n+100)), nil))
+		if _, err := f.Put(t.Context(), events(1000, 1001)); err == nil {
+			t.Error("an event was put where nothing can be")
+		}
+		if _, err := f.Settle(t.Context(), nil, []audit.Rejection{{Event: event(300), Status: 400, Reason: "no"}}); err == nil {
+			t.Error("an event was rejected where nothing can be kept")
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, currentDir)); err != nil {
+		t.Fatal(err)
+	}
+	rename(t, filepath.Join(dir, "away"), filepath.Join(dir, currentDir))
+	wantDepth(t, audit.Depth{Waiting: 1}, settle(t, f, nil, nil))
+	put(t, f, events(1000, 1001), 1)
+	wantNext(t, f, 100, []audit.Event{event(300), event(1000)})
+	f.Close()
+	wantNext(t, open(t, dir), 100, []audit.Event{event(300), event(1000)})
 }

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"iter"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,7 +14,7 @@ import (
 type index struct {
 	letters map[uuid.UUID]*letter
 	turns   turns
-	batches []*batch // in the order in which they came
+	batches []*batch // that have events left, in the order in which they came
 	last    uint64   // order of the newest letter
 	// resting are the rejected events that are not offered before a time. rests
 	// has them in the order of these times, and others that rest no more.
@@ -72,9 +73,9 @@ func (x *index) remove(id uuid.UUID) *batch {
 	if l.place >= 0 {
 		heap.Remove(&x.turns, l.place)
 	}
-	l.batch.left--
-	for len(x.batches) > 0 && x.batches[0].left == 0 {
-		x.batches = x.batches[1:]
+	if l.batch.left--; l.batch.left == 0 {
+		i := slices.Index(x.batches, l.batch)
+		x.batches = slices.Delete(x.batches, i, i+1)
 	}
 	return l.batch
 }
@@ -95,16 +96,16 @@ func (x *index) forgetBatch(with *letter) int {
 	return n
 }
 
-// countMissing counts the events of before that are not known.
-func (x *index) countMissing(before index) (n int) {
-	for _, ids := range []iter.Seq[uuid.UUID]{maps.Keys(before.letters), maps.Keys(before.resting)} {
-		for id := range ids {
-			if _, resting := x.resting[id]; !resting && x.letters[id] == nil {
-				n++
+// missing returns the events of one index that another does not know.
+func missing(of, in index) (ids []uuid.UUID) {
+	for _, known := range []iter.Seq[uuid.UUID]{maps.Keys(of.letters), maps.Keys(of.resting)} {
+		for id := range known {
+			if _, resting := in.resting[id]; !resting && in.letters[id] == nil {
+				ids = append(ids, id)
 			}
 		}
 	}
-	return n
+	return ids
 }
 
 func (x *index) oldest() time.Time {
@@ -141,7 +142,7 @@ func (x *index) wakeDue(now time.Time) {
 		if r.until.After(now) {
 			break
 		}
-		if x.resting[r.id].Equal(r.until) {
+		if until, resting := x.resting[r.id]; resting && until.Equal(r.until) {
 			delete(x.resting, r.id)
 			due = append(due, r.id)
 		}

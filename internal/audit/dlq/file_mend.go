@@ -62,7 +62,7 @@ func isOfLogIndex(err error) bool {
 // so that what SQLite cannot make sense of is the file.
 func isDamageAtOpen(err error) bool {
 	switch code(err) & 0xff {
-	case sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH:
+	case sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG:
 		return true
 	}
 	return isDamage(err)
@@ -165,18 +165,17 @@ func (f *File) connect(ctx context.Context) error {
 // replace puts a new database, with all rows that can be read, in the place of
 // one that is damaged.
 func (f *File) replace(ctx context.Context, cause error) error {
-	before := f.index
+	before := f.aside
 	err := f.build(ctx)
 	if err == nil {
 		err = f.connect(ctx)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("replace damaged database: %w", explainOpen(err)), f.detach())
+		// Half a new database is of no use, and may have taken the last of the disk.
+		return errors.Join(fmt.Errorf("replace damaged database: %w", explainOpen(err)), f.detach(), os.RemoveAll(f.path(buildingDir)))
 	}
-	lost := f.countMissing(before)
-	f.missing += lost
 	f.log.Error(cause, "The dead-letter queue's database was damaged; a new one has what could be read, and the old one is kept in suspect-TIME for a person to look at and delete",
-		"waiting", len(f.letters), "unreadable", f.aside, "lost", lost)
+		"waiting", len(f.letters), "unreadable", f.aside-before)
 	return nil
 }
 
@@ -199,7 +198,9 @@ func (f *File) build(ctx context.Context) error {
 		return fmt.Errorf("create database: %w", err)
 	}
 	if f.db != nil {
-		f.carry(ctx)
+		if err := f.carry(ctx); err != nil {
+			return fmt.Errorf("copy rows: %w", err)
+		}
 		// Closing writes to the damaged files once more. Whether it can is of no interest.
 		_ = f.detach()
 	}
@@ -242,29 +243,47 @@ func syncPath(path string) error {
 }
 
 // carry copies the rows that SQLite can read of the open database to the one
-// that is being built.
-func (f *File) carry(ctx context.Context) {
+// that is being built. An error says that the copy could not be written: what
+// can be read must not be left behind for that.
+func (f *File) carry(ctx context.Context) error {
 	path, err := filepath.Abs(filepath.Join(f.path(buildingDir), dbName))
-	if err == nil {
-		_, err = f.db.ExecContext(ctx, "ATTACH ? AS fresh", path)
+	if err != nil {
+		return err
 	}
-	if err == nil {
+	if _, err = f.db.ExecContext(ctx, "ATTACH ? AS fresh", path); err == nil {
 		_, err = f.db.ExecContext(ctx, "PRAGMA fresh.journal_mode = MEMORY; PRAGMA fresh.synchronous = OFF")
 	}
-	if err != nil {
+	if isIllegible(err) {
 		f.log.Error(err, "Nothing can be read of the dead-letter queue's damaged database")
-		return
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	for table, columns := range map[string]string{"rejected": "event_id, at, status, reason, payload, crc32c", "batches": "seq, at, events, payload, crc32c"} {
-		for _, id := range f.rowids(ctx, table) {
+		ids, err := f.rowids(ctx, table)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			_, err := f.db.ExecContext(ctx, fmt.Sprintf("INSERT INTO fresh.%[1]s (%[2]s) SELECT %[2]s FROM main.%[1]s WHERE rowid = ?", table, columns), id)
 			// What cannot be read stays in the damaged database.
-			_, _ = f.db.ExecContext(ctx, fmt.Sprintf("INSERT INTO fresh.%[1]s (%[2]s) SELECT %[2]s FROM main.%[1]s WHERE rowid = ?", table, columns), id)
+			if err != nil && !isIllegible(err) {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+// isIllegible reports whether an error is of what is copied, and not of where
+// it is copied to.
+func isIllegible(err error) bool {
+	return isDamageAtOpen(err) && code(err) != sqlite3.SQLITE_IOERR_WRITE
 }
 
 // rowids returns those from both ends of a table to where it is damaged.
-func (f *File) rowids(ctx context.Context, table string) []int64 {
+func (f *File) rowids(ctx context.Context, table string) ([]int64, error) {
 	var ids []int64
 	for _, order := range []string{"ASC", "DESC"} {
 		err := f.each(ctx, "SELECT rowid FROM main."+table+" ORDER BY rowid "+order, func(s scanner) error {
@@ -276,7 +295,10 @@ func (f *File) rowids(ctx context.Context, table string) []int64 {
 		if err == nil {
 			break
 		}
+		if !isIllegible(err) {
+			return nil, err
+		}
 	}
 	slices.Sort(ids)
-	return slices.Compact(ids)
+	return slices.Compact(ids), nil
 }

@@ -285,3 +285,41 @@ func TestAClosedQueueSaysSo(t *testing.T) {
 		t.Errorf("second Close: %v", err)
 	}
 }
+
+func TestARejectedEventThatIsRecordedBeforeItIsOfferedIsGone(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, dir)
+	settle(t, f, nil, []audit.Rejection{{Event: event(0), Status: 400, Reason: "no"}})
+	f.Close()
+	f = open(t, dir)
+	settle(t, f, ids(events(0, 1)), nil)
+	if list := next(t, f, 10); len(list) != 0 {
+		t.Errorf("%d events", len(list))
+	}
+	wantDepth(t, audit.Depth{}, settle(t, f, nil, nil))
+}
+
+func TestARejectedEventThatIsPutBeforeItIsOfferedIsOfferedOnce(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, dir)
+	settle(t, f, nil, []audit.Rejection{{Event: event(0), Status: 400, Reason: "no"}})
+	f.Close()
+	f = open(t, dir)
+	put(t, f, events(0, 1), 0)
+	wantNext(t, f, 10, events(0, 1))
+	wantDepth(t, audit.Depth{}, settle(t, f, ids(events(0, 1)), nil))
+	next(t, f, 10)
+	wantDepth(t, audit.Depth{}, settle(t, f, nil, nil))
+}
+
+func TestOneEventThatStaysHoldsNoMemoryOfOthers(t *testing.T) {
+	f := open(t, t.TempDir())
+	put(t, f, events(0, 1), 1)
+	for n := 1; n < 200; n++ {
+		put(t, f, events(n, n+1), 1)
+		settle(t, f, ids(events(n, n+1)), nil)
+	}
+	if len(f.batches) > 100 {
+		t.Errorf("%d batches are known, one waits", len(f.batches))
+	}
+}

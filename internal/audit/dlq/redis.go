@@ -151,10 +151,7 @@ func (r *Redis) Put(ctx context.Context, events []audit.Event) (int, error) {
 		var args []any
 		bytes, n := 0, 0
 		for ; n < min(len(left), redisPortion) && bytes < redisBytes; n++ {
-			payload, sum, err := seal(&left[n])
-			if err != nil {
-				return 0, err
-			}
+			payload, sum := seal(&left[n])
 			args = append(args, left[n].EventID.String(), payload, sum)
 			bytes += len(payload)
 		}
@@ -222,10 +219,7 @@ func (r *Redis) Settle(ctx context.Context, recorded []uuid.UUID, rejected []aud
 		args = append(args, id.String())
 	}
 	for i := range rejected {
-		payload, sum, err := seal(&rejected[i].Event)
-		if err != nil {
-			return r.depth, err
-		}
+		payload, sum := seal(&rejected[i].Event)
 		args = append(args, rejected[i].Event.EventID.String(), payload, sum, rejected[i].Status, rejected[i].Reason)
 	}
 	reply, err := r.run(ctx, "settle", args...)
@@ -312,12 +306,9 @@ func (r *Redis) setDepth(reply []any) {
 	}
 }
 
-func seal(e *audit.Event) (payload []byte, sum string, err error) {
-	payload, err = json.Marshal(e)
-	if err != nil {
-		return nil, "", fmt.Errorf("encode event %s: %w", e.EventID, err)
-	}
-	return payload, sha256Hex(payload), nil
+func seal(e *audit.Event) (payload []byte, sum string) {
+	payload = e.Append(nil)
+	return payload, sha256Hex(payload)
 }
 
 func sha256Hex(b []byte) string {
