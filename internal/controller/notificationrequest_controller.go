@@ -108,13 +108,12 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		switch {
 		case nr.DeletionTimestamp != nil:
 			return ctrl.Result{}, nil
-		case settled(nr) && len(answers) == 0:
+		case !settled(nr):
+			if err := r.patch(ctx, nr, func() { controllerutil.AddFinalizer(nr, v1alpha1.Finalizer) }); err != nil {
+				return ctrl.Result{}, fmt.Errorf("add finalizer: %w", err)
+			}
+		case len(answers) == 0:
 			return r.conclude(ctx, nr, 0)
-		}
-	}
-	if !settled(nr) && !controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) {
-		if err := r.patch(ctx, nr, func() { controllerutil.AddFinalizer(nr, v1alpha1.Finalizer) }); err != nil {
-			return ctrl.Result{}, fmt.Errorf("add finalizer: %w", err)
 		}
 	}
 	known, objects := r.Channels.lookup(ctx, nr)
@@ -122,16 +121,12 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
 	d := p.plan(nr)
 	p.unsent = nil // taken back once, an attempt may begin again
-	if len(d.due) > 0 && !stopping {
-		if p.held = r.hold.check(ctx, key); p.held.Class != "" {
-			held := p.plan(nr)
-			d.due, d.wait = held.due, held.wait
-		}
-	}
 	var begun []attempt
-	if !stopping {
-		begun = r.begin(ctx, nr, known, objects, d.due)
-		// What was begun, or could not be, changes when to look again.
+	if len(d.due) > 0 && !stopping {
+		if p.held = r.hold.check(ctx, key); p.held.Class == "" {
+			begun = r.begin(ctx, nr, known, objects, d.due)
+		}
+		// What was begun, held, or could not be begun changes when to look again.
 		d.wait = p.plan(nr).wait
 	}
 	summarize(nr, p.now)

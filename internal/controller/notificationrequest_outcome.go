@@ -63,7 +63,7 @@ func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, o
 	default:
 		fail(nr, d, failure, o.finished)
 		p.again(nr, d, o.finished, o.err.RetryAfter)
-		if o.err.MaybeDelivered && !idempotent(d) && !d.State.Final() {
+		if o.err.MaybeDelivered && !isTrue(d.Idempotent) && !d.State.Final() {
 			d.PossibleDuplicate = new(true)
 		}
 	}
@@ -80,7 +80,7 @@ func (p *planner) doubt(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, 
 	fail(nr, d, e, at)
 	d.AttemptDeadline = nil
 	switch {
-	case idempotent(d):
+	case isTrue(d.Idempotent):
 		p.again(nr, d, at, 0)
 	case nr.Spec.OnAmbiguous == v1alpha1.AmbiguousAssumeSent:
 		sent(nr, d, at)
@@ -94,8 +94,6 @@ func (p *planner) doubt(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, 
 		}
 	}
 }
-
-func idempotent(d *v1alpha1.Delivery) bool { return d.Idempotent != nil && *d.Idempotent }
 
 // resolve takes a person's word for a delivery that is held in doubt. A word is
 // spent with that, or where there is no doubt that it could settle; a delivery

@@ -89,9 +89,6 @@ var news = predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return !
 // letGo notices that somebody has taken away what holds a request that is not
 // settled, as kubectl replace does with a manifest that lacks it.
 var letGo = predicate.Funcs{
-	CreateFunc:  func(event.CreateEvent) bool { return false },
-	DeleteFunc:  func(event.DeleteEvent) bool { return false },
-	GenericFunc: func(event.GenericEvent) bool { return false },
 	UpdateFunc: func(e event.UpdateEvent) bool {
 		nr, ok := e.ObjectNew.(*v1alpha1.NotificationRequest)
 		return ok && !controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) &&
@@ -103,10 +100,7 @@ var letGo = predicate.Funcs{
 // while nothing was heard from the API server: that looks like an update of the
 // first, and both are of generation 1.
 var changed = predicate.Or(predicate.GenerationChangedPredicate{}, predicate.Funcs{
-	CreateFunc:  func(event.CreateEvent) bool { return false },
-	DeleteFunc:  func(event.DeleteEvent) bool { return false },
-	GenericFunc: func(event.GenericEvent) bool { return false },
-	UpdateFunc:  func(e event.UpdateEvent) bool { return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() },
+	UpdateFunc: func(e event.UpdateEvent) bool { return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() },
 })
 
 // waker has requests looked at again once the controller has started.
