@@ -5,7 +5,6 @@
 package chaos
 
 import (
-	"bufio"
 	"context"
 	"flag"
 	"fmt"
@@ -30,7 +29,7 @@ import (
 )
 
 var (
-	killsFlag    = flag.Int("kills", 0, "processes to kill in all; 0 leaves the run out")
+	killsFlag    = flag.Int("kills", -1, "processes to kill in all; a negative number leaves the run out")
 	requestsFlag = flag.Int("requests", 0, "requests to make in all; 0 for five for each kill")
 	seedFlag     = flag.Uint64("seed", 0, "seed of the schedule; 0 for one of the clock")
 	slowFlag     = flag.Duration("slow", 30*time.Second, "time that the slow sink takes")
@@ -62,9 +61,13 @@ type result struct {
 }
 
 func TestChaos(t *testing.T) {
-	if *killsFlag == 0 {
+	if *killsFlag < 0 {
 		t.Skip("make chaos runs this")
 	}
+	if *killsFlag == 0 {
+		t.Fatal("KILLS must be 1 or more")
+	}
+	only, wanted := expression(t, "ONLY", *onlyFlag), expression(t, "SETUP", *setupFlag)
 	seed := *seedFlag
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -75,9 +78,10 @@ func TestChaos(t *testing.T) {
 	}
 	quieten()
 	say("seed %d, which SEED=%d repeats; the slow sink takes %s", seed, seed, *slowFlag)
-	rounds := slices.DeleteFunc(slices.Clone(setups), func(s setup) bool {
-		return !regexp.MustCompile(*setupFlag).MatchString(s.String()) || !s.possible(t)
-	})
+	rounds := slices.DeleteFunc(slices.Clone(setups), func(s setup) bool { return !wanted.MatchString(s.String()) || !s.possible(t) })
+	if len(rounds) == 0 {
+		t.Fatalf("SETUP=%s leaves no setup; there are: %v", *setupFlag, setups)
+	}
 	p := programs{manager: stepped(t, nil), datastorage: harness.Build(t, "datastorage")}
 	control := harness.StartControlPlane(quiet{t}, user)
 	var results []result
@@ -88,7 +92,7 @@ func TestChaos(t *testing.T) {
 	for i, s := range rounds {
 		part := func(n int) int { return (n*s.share + shares - 1) / shares }
 		t.Run(s.String(), func(t *testing.T) {
-			r := round{seed: seed + uint64(i), kills: part(*killsFlag), requests: part(requests), settle: settleTime, only: regexp.MustCompile(*onlyFlag)}
+			r := round{seed: seed + uint64(i), kills: part(*killsFlag), requests: part(requests), settle: settleTime, only: only}
 			results = append(results, r.run(quiet{t}, control, p, s, i))
 		})
 	}
@@ -102,6 +106,16 @@ func TestChaos(t *testing.T) {
 			}
 		}
 	}
+}
+
+// expression is a regular expression that a variable of make chaos has.
+func expression(t *testing.T, variable, text string) *regexp.Regexp {
+	t.Helper()
+	re, err := regexp.Compile(text)
+	if err != nil {
+		t.Fatalf("%s must be a regular expression: %v", variable, err)
+	}
+	return re
 }
 
 func (s setup) possible(t *testing.T) bool {
@@ -161,12 +175,28 @@ type round struct {
 }
 
 func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s setup, n int) result {
-	if !slices.ContainsFunc(catalogue(), func(f fault) bool { return f.kills > 0 && r.only.MatchString(f.name) }) {
-		r.kills, r.episodes = 0, max(r.kills, r.episodes)
-	}
 	start := time.Now()
 	rng := rand.New(rand.NewPCG(r.seed, 0))
 	w := newWorld(t, control, p, s, n, *slowFlag)
+	var wanted, killers int
+	var names []string
+	for _, f := range catalogue() {
+		if f.usable != nil && !f.usable(w) {
+			continue
+		}
+		if names = append(names, f.name); !r.only.MatchString(f.name) {
+			continue
+		}
+		if wanted++; f.kills > 0 {
+			killers++
+		}
+	}
+	if wanted == 0 {
+		t.Fatalf("ONLY=%s leaves no fault; with %s there are: %s", r.only, s, strings.Join(names, ", "))
+	}
+	if killers == 0 {
+		r.kills, r.episodes = 0, max(r.kills, r.episodes)
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	work := newWorkload(ctx, w.kube, w.namespace, r.seed)
 	work.tasks.Go(func() { work.create(r.requests) })
@@ -215,8 +245,8 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 	if !fresh.done() {
 		out.violations.add(promiseFresh, "a request after the last fault did not get through\n%s", harness.Describe(fresh.last))
 	}
-	for _, complaint := range slices.Concat(w.sinks.unsigned, work.errs) {
-		out.violations.add(promiseUnfounded, "%s", complaint)
+	for _, complaint := range slices.Concat(w.sinks.complaints, work.errs) {
+		out.violations.add(promiseSound, "%s", complaint)
 	}
 	out.precise, out.requests, out.events = w.precise, len(h.obligations), len(h.events)
 	for _, o := range h.obligations {
@@ -393,16 +423,12 @@ var droppedCount = regexp.MustCompile(`"dropped_count":(\d+)`)
 func dropped(t testing.TB, logs []string) (counts []int) {
 	t.Helper()
 	for _, printed := range logs {
-		lines := bufio.NewScanner(strings.NewReader(printed))
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			if found := droppedCount.FindStringSubmatch(lines.Text()); found != nil {
-				n, err := strconv.Atoi(found[1])
-				if err != nil {
-					t.Error(err)
-				}
-				counts = append(counts, n)
+		for _, found := range droppedCount.FindAllStringSubmatch(printed, -1) {
+			n, err := strconv.Atoi(found[1])
+			if err != nil {
+				t.Error(err)
 			}
+			counts = append(counts, n)
 		}
 	}
 	if len(counts) < len(logs) {

@@ -206,38 +206,31 @@ func (w *world) persist(do func() error) {
 	harness.Eventually(w, 2*time.Minute, do)
 }
 
+// match reports whether a request is the one that matters.
+type match func(r *http.Request, body []byte) bool
+
 // crashes kill the managers at each row of the table of crash points: the proxies
 // say when one has come there and keep it there.
 func crashes() []fault {
-	isWrite := func(parts ...string) rule {
-		return func(r *http.Request, body []byte) (harness.Fault, bool) {
-			if r.Method != http.MethodPatch || !strings.Contains(r.URL.Path, "/notificationrequests/") ||
-				strings.HasSuffix(r.URL.Path, "/status") != (parts[0] == "status") {
-				return harness.Fault{}, false
-			}
-			for _, part := range parts[1:] {
-				if !bytes.Contains(body, []byte(part)) {
-					return harness.Fault{}, false
-				}
-			}
-			return harness.Fault{}, true
+	isWrite := func(status bool, text string) match {
+		return func(r *http.Request, body []byte) bool {
+			return r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/notificationrequests/") &&
+				strings.HasSuffix(r.URL.Path, "/status") == status && bytes.Contains(body, []byte(text))
 		}
 	}
-	isPost := func(r *http.Request, _ []byte) (harness.Fault, bool) {
-		return harness.Fault{}, r.Method == http.MethodPost
-	}
+	isPost := func(r *http.Request, _ []byte) bool { return r.Method == http.MethodPost }
 	var all []fault
 	for _, c := range []struct {
 		row   string
 		of    func(*world) *proxy
-		match rule
+		match match
 	}{
-		{"intent", func(w *world) *proxy { return w.api }, isWrite("status", `"state":"InFlight"`)},
+		{"intent", func(w *world) *proxy { return w.api }, isWrite(true, `"state":"InFlight"`)},
 		{"send", func(w *world) *proxy { return w.toSinks }, isPost},
-		{"outcome", func(w *world) *proxy { return w.api }, isWrite("status", `"sentTime"`)},
+		{"outcome", func(w *world) *proxy { return w.api }, isWrite(true, `"sentTime"`)},
 		{"record", func(w *world) *proxy { return w.toStorage }, isPost},
-		{"receipt", func(w *world) *proxy { return w.api }, isWrite("status", `"recordedTime"`)},
-		{"finalizer", func(w *world) *proxy { return w.api }, isWrite("metadata", `"finalizers":null`)},
+		{"receipt", func(w *world) *proxy { return w.api }, isWrite(true, `"recordedTime"`)},
+		{"finalizer", func(w *world) *proxy { return w.api }, isWrite(false, `"finalizers":null`)},
 	} {
 		for _, kind := range []harness.FaultKind{harness.FaultHoldBefore, harness.FaultHold} {
 			when := map[harness.FaultKind]string{harness.FaultHoldBefore: "before", harness.FaultHold: "after"}[kind]
@@ -252,16 +245,15 @@ func crashes() []fault {
 
 // crash kills the managers as soon as one of them is where the rule says, or at
 // any moment where that takes too long.
-func crash(w *world, rng *rand.Rand, p *proxy, match rule, kind harness.FaultKind) func() {
+func crash(w *world, rng *rand.Rand, p *proxy, match match, kind harness.FaultKind) func() {
 	there := make(chan struct{}, 1)
 	remove := p.add(func(r *http.Request, body []byte) (harness.Fault, bool) {
-		_, applies := match(r, body)
 		return harness.Fault{Kind: kind, Held: func() {
 			select {
 			case there <- struct{}{}:
 			default:
 			}
-		}}, applies
+		}}, match(r, body)
 	})
 	select {
 	case <-there:

@@ -94,12 +94,13 @@ const (
 	promiseReceipts   = "status holds the place of each event in the log"
 	promiseCancelled  = "a request is cancelled once and only by deletion"
 	promiseDropped    = "no audit store drops an event or loses count"
+	promiseSound      = "what is sent is signed and well formed"
 	promiseFresh      = "a fresh request goes through at the end"
 )
 
 var promises = []string{
 	promiseTerminal, promiseAccepted, promiseUnfounded, promiseUndecided, promiseIdempotent, promiseTwice, promiseHold,
-	promiseFence, promiseReason, promiseSecret, promiseTime, promiseAttempts, promiseIDs, promiseLog, promiseFinished, promiseReceipts, promiseCancelled, promiseDropped, promiseFresh,
+	promiseFence, promiseReason, promiseSecret, promiseTime, promiseAttempts, promiseIDs, promiseLog, promiseFinished, promiseReceipts, promiseCancelled, promiseDropped, promiseSound, promiseFresh,
 }
 
 // told is what the events say about one message.
@@ -217,7 +218,7 @@ func judgeEvents(h history, v violations) map[message]*told {
 					t.ambiguous++
 					wait, known := h.timeouts[e.Data.Channel]
 					if known && e.Data.Error == "OutcomeUnknown" && (e.DurationMS == nil || *e.DurationMS < wait.Milliseconds()) {
-						v.add(promiseFence, "%s on %s: in doubt %d ms after it began, %s may pass", o.name, e.Data.Channel, *e.DurationMS, wait)
+						v.add(promiseFence, "%s on %s: in doubt too early, %s may pass\n%+v", o.name, e.Data.Channel, wait, e)
 					}
 				} else {
 					t.refused++
@@ -268,13 +269,9 @@ func judgeMessage(o *obligation, m message, p performance, t *told, v violations
 			asked++
 		}
 	}
-	allowed := 1
+	allowed, promise := 1, promiseHold
 	if o.onAmbiguous == v1alpha1.AmbiguousRetry {
-		allowed = 2
-	}
-	promise := promiseHold
-	if allowed == 2 {
-		promise = promiseTwice
+		allowed, promise = 2, promiseTwice
 	}
 	if p.times > allowed+asked {
 		say(promise, "want at most %d", allowed+asked)

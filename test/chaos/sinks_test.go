@@ -30,13 +30,13 @@ type sinks struct {
 	address string
 	slow    time.Duration // how long chSlow takes
 
-	mu        sync.Mutex
-	secrets   [][]byte // signing secrets that are good, the newest last
-	performed map[message]performance
-	tries     map[message]int       // of chBad
-	notBefore map[message]time.Time // when the next try may come
-	early     map[message]string
-	unsigned  []string
+	mu         sync.Mutex
+	secrets    [][]byte // signing secrets that are good, the newest last
+	performed  map[message]performance
+	tries      map[message]int       // of chBad
+	notBefore  map[message]time.Time // when the next try may come
+	early      map[message]string
+	complaints []string
 }
 
 func newSinks(t testing.TB, slow time.Duration) *sinks {
@@ -168,7 +168,7 @@ func (s *sinks) fail(w http.ResponseWriter, m message) bool {
 func (s *sinks) complain(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unsigned = append(s.unsigned, fmt.Sprintf(format, args...))
+	s.complaints = append(s.complaints, fmt.Sprintf(format, args...))
 }
 
 func (s *sinks) trust(secret []byte) {

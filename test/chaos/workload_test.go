@@ -37,6 +37,7 @@ type workload struct {
 	made   int
 	quota  int // how many requests may be made by now
 	ledger map[types.UID]*obligation
+	coming int      // requests that wait for a name to be free
 	errs   []string // what the API server refused for good
 	room   chan struct{}
 }
@@ -157,6 +158,9 @@ func (w *workload) one() {
 			w.wait(delay)
 			w.mu.Lock()
 			o.deleted = true
+			if fate == "recreate" {
+				w.coming++
+			}
 			w.mu.Unlock()
 			w.persist(func() error {
 				return client.IgnoreNotFound(w.kube.Delete(w.ctx, w.object(o), client.Preconditions{UID: &o.uid}))
@@ -165,6 +169,9 @@ func (w *workload) one() {
 				again := &v1alpha1.NotificationRequest{ObjectMeta: metav1.ObjectMeta{Name: o.name, Namespace: w.namespace}, Spec: nr.Spec}
 				again.Spec.CorrelationID = o.correlation + "-again"
 				w.submit(again)
+				w.mu.Lock()
+				w.coming--
+				w.mu.Unlock()
 			}
 		})
 	}
@@ -357,13 +364,17 @@ func (w *workload) obligations() []*obligation {
 
 // counts returns how many requests were made and how many of them are done with.
 func (w *workload) counts() (made, done int) {
-	for _, o := range w.obligations() {
-		w.mu.Lock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	made = w.coming
+	for _, o := range w.ledger {
+		if o.name == "" {
+			continue
+		}
 		made++
 		if o.done() {
 			done++
 		}
-		w.mu.Unlock()
 	}
 	return made, done
 }
