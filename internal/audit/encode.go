@@ -62,6 +62,7 @@ func (e *Event) Append(dst []byte) []byte {
 	}
 	text(`"resource_id":`, e.ResourceID)
 	text(`"resource_type":`, e.ResourceType)
+	text(`"salt":`, e.Salt)
 	text(`"severity":`, e.Severity)
 	dst = appendString(append(dst, `"version":`...), e.Version)
 	return append(dst, '}')

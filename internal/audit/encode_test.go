@@ -30,7 +30,7 @@ var (
 			EventTimestamp: time.UnixMicro(rapid.Int64Range(-1e15, 1e17).Draw(t, "at")).UTC(),
 			ActorType:      text("actor type"), ActorID: text("actor"), ResourceType: text("resource type"), ResourceID: text("resource"),
 			CorrelationID: text("correlation"), Namespace: text("namespace"), ClusterID: text("cluster"), Severity: text("severity"),
-			DurationMS: rapid.Ptr(rapid.Int64Range(-1<<53, 1<<53), true).Draw(t, "duration"), ErrorCode: text("code"), ErrorMessage: text("message"),
+			DurationMS: rapid.Ptr(rapid.Int64Range(-1<<53, 1<<53), true).Draw(t, "duration"), ErrorCode: text("code"), ErrorMessage: text("message"), Salt: text("salt"),
 			EventData: data,
 		}
 	})

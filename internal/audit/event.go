@@ -62,6 +62,9 @@ type Event struct {
 	ErrorMessage   string          `json:"error_message,omitempty"`
 	ParentEventID  *uuid.UUID      `json:"parent_event_id,omitempty"`
 	EventData      json.RawMessage `json:"event_data"`
+	// Salt is DataStorage's, and empty before: nobody can guess an event from its
+	// hash once the event itself has expired.
+	Salt string `json:"salt,omitempty"`
 }
 
 // Size is about how many bytes of memory, or of JSON, the event takes.

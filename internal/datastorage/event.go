@@ -26,7 +26,7 @@ const (
 
 // serverMembers are added to an event when it is read. An event that brought
 // them along could not be told from one that was read.
-var serverMembers = []string{"leaf_hash", "log_index", "recorded_at"}
+var serverMembers = []string{"leaf_hash", "log_index", "recorded_at", "salt"}
 
 // ownMembers are the names that mean something: those of audit.Event and those
 // that the server adds.
@@ -39,9 +39,12 @@ var ownMembers = func() []string {
 	return names
 }()
 
+// salter returns the salt of an event, always the same.
+type salter func(eventID uuid.UUID) string
+
 // parseBatch returns the records of a JSON array of events, or the problem to
 // answer with.
-func parseBatch(body []byte) ([]Record, *Problem) {
+func parseBatch(body []byte, salt salter) ([]Record, *Problem) {
 	var elements []json.RawMessage
 	if p := decodeBody(body, &elements); p != nil {
 		return nil, p
@@ -59,7 +62,7 @@ func parseBatch(body []byte) ([]Record, *Problem) {
 	var broken []ProblemItem
 	rejected := 0
 	for i, raw := range elements {
-		record, violations := parseEvent(raw)
+		record, violations := parseRecord(raw, salt)
 		if violations != nil {
 			rejected++
 		}
@@ -75,12 +78,12 @@ func parseBatch(body []byte) ([]Record, *Problem) {
 }
 
 // parseSingle returns the record of one event, or the problem to answer with.
-func parseSingle(body []byte) ([]Record, *Problem) {
+func parseSingle(body []byte, salt salter) ([]Record, *Problem) {
 	var raw json.RawMessage
 	if p := decodeBody(body, &raw); p != nil {
 		return nil, p
 	}
-	record, violations := parseEvent(raw)
+	record, violations := parseRecord(raw, salt)
 	if violations == nil {
 		return []Record{record}, nil
 	}
@@ -111,9 +114,18 @@ func decodeBody(body []byte, v any) *Problem {
 	return nil
 }
 
-// parseEvent returns the record of an event in valid JSON. An event without an
-// ID gets one.
-func parseEvent(raw []byte) (Record, []audit.Violation) {
+// parseRecord returns the record of an event in valid JSON.
+func parseRecord(raw []byte, salt salter) (Record, []audit.Violation) {
+	event, ok := scanCanonical(raw)
+	if !ok || event.Validate() != nil {
+		return parseEvent(raw, salt)
+	}
+	event.Salt = salt(event.EventID)
+	return NewRecord(event, event.Append(make([]byte, 0, len(raw)+len(`"salt":"",`)+len(event.Salt)))), nil
+}
+
+// parseEvent is parseRecord for events of any form. One without an ID gets one.
+func parseEvent(raw []byte, salt salter) (Record, []audit.Violation) {
 	if v := checkEvent(raw); v != nil {
 		return Record{}, []audit.Violation{*v}
 	}
@@ -126,11 +138,6 @@ func parseEvent(raw []byte) (Record, []audit.Violation) {
 	if d.absent("event_id") {
 		event.EventID = uuid.Must(uuid.NewV7())
 		members["event_id"] = json.RawMessage(strconv.Quote(event.EventID.String()))
-		withID, err := json.Marshal(members)
-		if err != nil {
-			return Record{}, []audit.Violation{{Pointer: "", Detail: "cannot be given an ID: " + err.Error()}}
-		}
-		raw = withID
 	}
 	for _, name := range serverMembers {
 		if _, sent := members[name]; sent {
@@ -146,7 +153,16 @@ func parseEvent(raw []byte) (Record, []audit.Violation) {
 	if d.broken != nil {
 		return Record{}, d.broken
 	}
-	body, err := jcs.Transform(raw)
+	// It refuses members that are there twice, of which the map has one.
+	if _, err := jcs.Transform(raw); err != nil {
+		return Record{}, []audit.Violation{{Pointer: "", Detail: "has no canonical JSON form: " + err.Error()}}
+	}
+	event.Salt = salt(event.EventID)
+	members["salt"] = json.RawMessage(strconv.Quote(event.Salt))
+	body, err := json.Marshal(members)
+	if err == nil {
+		body, err = jcs.Transform(body)
+	}
 	if err != nil {
 		return Record{}, []audit.Violation{{Pointer: "", Detail: "has no canonical JSON form: " + err.Error()}}
 	}

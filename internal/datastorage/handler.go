@@ -179,7 +179,7 @@ func (a *API) postEvent(w http.ResponseWriter, r *http.Request) {
 }
 
 // write reads, parses and stores the events of a request.
-func (a *API) write(r *http.Request, parse func([]byte) ([]Record, *Problem)) ([]Record, Outcome, *Problem) {
+func (a *API) write(r *http.Request, parse func([]byte, salter) ([]Record, *Problem)) ([]Record, Outcome, *Problem) {
 	select {
 	case a.writes <- struct{}{}:
 		defer func() { <-a.writes }()
@@ -190,7 +190,7 @@ func (a *API) write(r *http.Request, parse func([]byte) ([]Record, *Problem)) ([
 	if p != nil {
 		return nil, Outcome{}, p
 	}
-	records, p := parse(body)
+	records, p := parse(body, a.events.salt)
 	if p != nil {
 		a.metrics.rejected.Add(float64(p.rejected))
 		return nil, Outcome{}, p

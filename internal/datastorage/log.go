@@ -2,6 +2,7 @@ package datastorage
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -100,6 +101,14 @@ func (l *Log) Append(ctx context.Context, records []Record) (Outcome, error) {
 	case <-ctx.Done():
 		return Outcome{}, context.Cause(ctx)
 	}
+}
+
+// salt makes events that are guessed of no use to whoever has their hashes. It
+// follows from the signing key and the ID, so that an event which is sent again
+// is the same event.
+func (l *Log) salt(eventID uuid.UUID) string {
+	salt := l.key.Salt(eventID)
+	return hex.EncodeToString(salt[:])
 }
 
 func (l *Log) run(ctx context.Context) {

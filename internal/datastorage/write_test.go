@@ -93,6 +93,27 @@ func TestMembersThatNobodyKnowsAreKeptAsTheyAre(t *testing.T) {
 	}
 }
 
+func TestEachEventHasItsOwnSaltAndKeepsIt(t *testing.T) {
+	c := serve(t, openSQLite(t), nil)
+	// The same in all but its ID, and not in canonical form.
+	other := strings.Replace(with(event(0), "event_id", `"`+id(1)+`"`), "{", "{ ", 1)
+	c.post(batchPath, batch(event(0), other)).want(t, 201)
+	c.post(batchPath, batch(strings.Replace(event(0), "{", "{ ", 1), other)).want(t, 201)
+	salts := map[string]bool{}
+	for n := range 2 {
+		var got struct {
+			Salt string `json:"salt"`
+		}
+		c.get(eventsPath+"/"+id(n)).want(t, 200).decode(t, &got)
+		if salts[got.Salt] = true; len(got.Salt) != 32 {
+			t.Errorf("salt is %q", got.Salt)
+		}
+	}
+	if len(salts) != 2 {
+		t.Errorf("both have the salt %v", salts)
+	}
+}
+
 func TestTheLeafHashCanBeComputedFromWhatIsRead(t *testing.T) {
 	c := serve(t, openSQLite(t), nil)
 	c.post(batchPath, batch(event(0))).want(t, 201)
@@ -180,6 +201,7 @@ func TestInvalidEventsArePointedAtAndNothingIsStored(t *testing.T) {
 		{"a member has an escaped letter that folds to the right one", strings.Replace(event(1), "{", `{"\u212aind":1,"\u017feverity":null,`, 1), "/ſeverity", `"severity"`},
 		{"a member of the server is sent in another case", with(event(1), "Leaf_Hash", `"x"`), "/Leaf_Hash", `"leaf_hash"`},
 		{"a member of the server is sent", with(event(1), "log_index", "7"), "/log_index", "leave it out"},
+		{"a salt is sent", with(event(1), "salt", `"00112233445566778899aabbccddeeff"`), "/salt", "leave it out"},
 		{"a text has a NUL", with(event(1), "correlation_id", `"a\u0000b"`), "/correlation_id", "NUL"},
 		{"a text deep inside has a NUL", with(event(1), "event_data", `{"a/b":["x","\u0000"]}`), "/event_data/a~1b/1", "NUL"},
 		{"a name has a NUL", with(event(1), "event_data", `{"a\u0000":1}`), "/event_data", "NUL"},
