@@ -18,7 +18,7 @@ import (
 
 // loadKey reads the signing key, or makes one where there is none and the log
 // has not begun.
-func loadKey(ctx context.Context, path string, store Reader, log logr.Logger) (*ledger.Key, error) {
+func loadKey(ctx context.Context, path string, store Reader) (*ledger.Key, error) {
 	// The head comes first: whoever begins a log has its key in the file before.
 	head, err := store.Head(ctx)
 	if err != nil {
@@ -31,7 +31,7 @@ func loadKey(ctx context.Context, path string, store Reader, log logr.Logger) (*
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if text, err = makeKey(path); err == nil {
-			log.Info("A signing key was made. Keep a copy where the database's administrator cannot read it: without it the log cannot be continued, and whoever has it can sign in its name",
+			logr.FromContextOrDiscard(ctx).Info("A signing key was made. Keep a copy where the database's administrator cannot read it: without it the log cannot be continued, and whoever has it can sign in its name",
 				"file", path)
 		}
 	}

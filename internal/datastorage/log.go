@@ -61,9 +61,10 @@ type Outcome struct {
 var ErrTampered = errors.New("the log is not what its checkpoint says; datastorage verify finds out what was changed")
 
 // OpenLog takes a log up, or begins it where the store is new. It returns an
-// error that is ErrConfig where the log has another key, and ErrTampered.
-func OpenLog(ctx context.Context, store Store, key *ledger.Key, log logr.Logger) (*Log, error) {
-	l := &Log{Reader: store, writer: store, key: key, log: log, requests: make(chan *request, maxWrites), ended: make(chan struct{})}
+// error that is ErrConfig where the log has another key, and ErrTampered. What
+// goes wrong later goes to the logger that ctx has.
+func OpenLog(ctx context.Context, store Store, key *ledger.Key) (*Log, error) {
+	l := &Log{Reader: store, writer: store, key: key, log: logr.FromContextOrDiscard(ctx), requests: make(chan *request, maxWrites), ended: make(chan struct{})}
 	first := &request{answered: make(chan struct{})}
 	l.commit(ctx, []*request{first})
 	if first.err != nil {

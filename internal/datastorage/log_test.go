@@ -137,7 +137,7 @@ func TestNothingIsAddedToALogThatContradictsItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			onBothBackends(t, func(t *testing.T, databaseURL string) {
 				store, key := openURL(t, databaseURL), storetest.NewKey(t)
-				log, err := datastorage.OpenLog(t.Context(), store, key, logr.Discard())
+				log, err := datastorage.OpenLog(t.Context(), store, key)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -150,7 +150,7 @@ func TestNothingIsAddedToALogThatContradictsItself(t *testing.T) {
 				}
 				log.Close()
 				change(t, databaseURL, statement)
-				if _, err := datastorage.OpenLog(t.Context(), store, key, logr.Discard()); !errors.Is(err, datastorage.ErrTampered) {
+				if _, err := datastorage.OpenLog(t.Context(), store, key); !errors.Is(err, datastorage.ErrTampered) {
 					t.Errorf("got %v, want %v", err, datastorage.ErrTampered)
 				}
 			})
@@ -163,7 +163,7 @@ func TestReplicasThatTakeTurnsGrowOneTree(t *testing.T) {
 		key := storetest.NewKey(t)
 		var logs []*datastorage.Log
 		for range 2 {
-			log, err := datastorage.OpenLog(t.Context(), openURL(t, databaseURL), key, logr.Discard())
+			log, err := datastorage.OpenLog(t.Context(), openURL(t, databaseURL), key)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -211,7 +211,7 @@ func TestSilenceIsSignedToo(t *testing.T) {
 	key := storetest.NewKey(t)
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}
-		log, err := datastorage.OpenLog(t.Context(), m, key, logr.Discard())
+		log, err := datastorage.OpenLog(t.Context(), m, key)
 		if err != nil {
 			t.Fatal(err)
 		}

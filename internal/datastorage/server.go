@@ -47,11 +47,12 @@ func Run(ctx context.Context, opts Options) (err error) {
 			opts.Log.Info("Tokens and events cross the network in the clear, because --tls-cert-dir is not set")
 		}
 	}
-	key, err := loadKey(ctx, opts.SigningKey, store, opts.Log)
+	logging := logr.NewContext(ctx, opts.Log)
+	key, err := loadKey(logging, opts.SigningKey, store)
 	if err != nil {
 		return err
 	}
-	events, err := OpenLog(ctx, store, key, opts.Log)
+	events, err := OpenLog(logging, store, key)
 	if err != nil {
 		return err
 	}

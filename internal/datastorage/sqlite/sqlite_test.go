@@ -9,7 +9,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/go-logr/logr"
 	"go.uber.org/goleak"
 
 	"kubernaut.ai/notification/internal/datastorage"
@@ -46,7 +45,7 @@ func TestEventsSurviveReopening(t *testing.T) {
 	store, stop := open(t, path)
 	key := storetest.NewKey(t)
 	add := func(records ...datastorage.Record) []datastorage.Appended {
-		log, err := datastorage.OpenLog(t.Context(), store, key, logr.Discard())
+		log, err := datastorage.OpenLog(t.Context(), store, key)
 		if err != nil {
 			t.Fatal(err)
 		}

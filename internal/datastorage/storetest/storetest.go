@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
@@ -59,7 +58,7 @@ func Record(n int, edit ...func(*audit.Event)) datastorage.Record {
 // OpenLog opens a log in an empty store, with a key of its own.
 func OpenLog(tb testing.TB, store datastorage.Store) *datastorage.Log {
 	tb.Helper()
-	log, err := datastorage.OpenLog(tb.Context(), store, NewKey(tb), logr.Discard())
+	log, err := datastorage.OpenLog(tb.Context(), store, NewKey(tb))
 	if err != nil {
 		tb.Fatal(err)
 	}
