@@ -11,15 +11,30 @@ import (
 	"kubernaut.ai/notification/internal/audit"
 )
 
-// scanCanonical reads an event that is in canonical form already, has an ID and
-// has no members but those of audit.Event. Such an event breaks no rules but
-// those of Validate, which is not asked here, and raw is its canonical JSON. Its
-// EventData is a part of raw, which must not be changed from then on.
+// scanCanonical reads an array of events, each in canonical form already and with
+// an ID and no members but those that audit.Event has for a client. Such events
+// break no rules but those of Validate, which is not asked here. Their EventData
+// are parts of body, which must not be changed from then on.
 //
-// Where ok is false, the event that is returned means nothing. parseEvent may well
-// take raw then, as with a fraction in event_data or a name there that is not ASCII.
-func scanCanonical(raw []byte) (event audit.Event, ok bool) {
-	s := scanner{text: string(raw)}
+// Where ok is false, what is returned means nothing. parseEvent may well take the
+// events then, as with a fraction in event_data or a name there that is not ASCII.
+func scanCanonical(body []byte) (events []audit.Event, ok bool) {
+	if !utf8.Valid(body) {
+		return nil, false
+	}
+	s := scanner{body: body, text: string(body)}
+	s.want(`[`)
+	for !s.failed && len(events) < maxBatchEvents {
+		events = append(events, s.event())
+		if !s.skip(`,`) {
+			break
+		}
+	}
+	s.want(`]`)
+	return events, !s.failed && s.at == len(body)
+}
+
+func (s *scanner) event() (event audit.Event) {
 	s.want(`{`)
 	event.ActorID = s.optional(`"actor_id":`)
 	event.ActorType = s.optional(`"actor_type":`)
@@ -36,7 +51,7 @@ func scanCanonical(raw []byte) (event audit.Event, ok bool) {
 	s.want(`"event_data":`)
 	from := s.at
 	s.value(1)
-	event.EventData = raw[from:s.at:s.at]
+	event.EventData = s.body[from:s.at:s.at]
 	s.want(`,`)
 	event.EventID = s.uuid(`"event_id":`)
 	event.EventOutcome = s.required(`"event_outcome":`)
@@ -52,13 +67,14 @@ func scanCanonical(raw []byte) (event audit.Event, ok bool) {
 	s.want(`"version":`)
 	event.Version = s.string()
 	s.want(`}`)
-	return event, !s.failed && s.at == len(raw) && utf8.Valid(raw)
+	return event
 }
 
 // scanner reads canonical JSON. Once it has failed, what it returns means nothing.
 type scanner struct {
-	text   string
-	at     int // how much of text was read
+	body   []byte
+	text   string // the same
+	at     int    // how much of text was read
 	failed bool
 }
 

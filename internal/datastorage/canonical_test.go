@@ -131,6 +131,19 @@ var left = []string{
 	nested(maxDepth), nested(20000),
 }
 
+func array(events ...[]byte) []byte {
+	return slices.Concat([]byte("["), bytes.Join(events, []byte(",")), []byte("]"))
+}
+
+// scanOne scans an array of one event.
+func scanOne(raw []byte) (audit.Event, bool) {
+	events, ok := scanCanonical(array(raw))
+	if len(events) != 1 {
+		return audit.Event{}, false
+	}
+	return events[0], ok
+}
+
 // flaw says which promise of scanCanonical the event that it has read from raw
 // breaks, "" where there is none.
 func flaw(raw []byte, event audit.Event) string {
@@ -173,15 +186,15 @@ func flaw(raw []byte, event audit.Event) string {
 	if broken == nil && (!bytes.Equal(record.Body, event.Append(nil)) || !cmp.Equal(record.Event, event)) {
 		return fmt.Sprintf("record is %q of %+v", record.Body, record.Event)
 	}
-	if quick, broken := parseRecord(raw, testSalt); broken == nil && !cmp.Equal(quick, record) {
-		return fmt.Sprintf("record is %q, made the quick way %q", record.Body, quick.Body)
+	if quick, ok := parseCanonical(array(raw), testSalt); ok != (broken == nil) || ok && !cmp.Equal(quick, []Record{record}) {
+		return fmt.Sprintf("record is %q, made the quick way %+v", record.Body, quick)
 	}
 	return ""
 }
 
 func TestCanonicalEventsAreTakenAsTheyStand(t *testing.T) {
 	for _, raw := range taken {
-		if event, ok := scanCanonical([]byte(raw)); !ok {
+		if event, ok := scanOne([]byte(raw)); !ok {
 			t.Errorf("%q is left to parseEvent", raw)
 		} else if flaw := flaw([]byte(raw), event); flaw != "" {
 			t.Errorf("%q is taken: %s", raw, flaw)
@@ -194,26 +207,44 @@ func TestCanonicalScanLeavesTheRestToParseEvent(t *testing.T) {
 		if raw == canonicalEvent {
 			t.Fatal("an edit of the event changes nothing")
 		}
-		if _, ok := scanCanonical([]byte(raw)); ok {
+		if _, ok := scanOne([]byte(raw)); ok {
 			t.Errorf("%.2000q is taken", raw)
 		}
 	}
 	for end := range len(canonicalEvent) {
-		if _, ok := scanCanonical([]byte(canonicalEvent[:end])); ok {
+		if _, ok := scanOne([]byte(canonicalEvent[:end])); ok {
 			t.Errorf("%q is taken", canonicalEvent[:end])
 		}
 	}
 }
 
-func TestCanonicalEventSharesNothingButItsDataWithItsBytes(t *testing.T) {
-	raw := []byte(canonicalEvent)
-	event, _ := scanCanonical(raw)
+func TestManyEventsAreReadAtOnceAndNoMoreThanABatchHas(t *testing.T) {
+	body := array(slices.Repeat([][]byte{[]byte(canonicalEvent)}, maxBatchEvents)...)
+	if events, ok := scanCanonical(body); !ok || len(events) != maxBatchEvents || !cmp.Equal(events[0], events[maxBatchEvents-1]) {
+		t.Errorf("%d events, %v", len(events), ok)
+	}
+	body = array(slices.Repeat([][]byte{[]byte(canonicalEvent)}, maxBatchEvents+1)...)
+	if events, ok := scanCanonical(body); ok {
+		t.Errorf("%d events", len(events))
+	}
+	for _, body := range []string{"", "[", "[]", canonicalEvent, "[" + canonicalEvent, "[" + canonicalEvent + ",]", "[" + canonicalEvent + "]]", "[" + canonicalEvent + canonicalEvent + "]"} {
+		if events, ok := scanCanonical([]byte(body)); ok {
+			t.Errorf("%q has %d events", body, len(events))
+		}
+	}
+}
+
+func TestCanonicalEventsShareNothingButTheirDataWithTheirBytes(t *testing.T) {
+	body := array([]byte(canonicalEvent), []byte(canonicalEvent))
+	want := string(body)
+	events, _ := scanCanonical(body)
+	event := events[0]
 	_ = append(event.EventData, "overwritten"...)
-	if string(raw) != canonicalEvent {
-		t.Errorf("after data was appended to, the bytes are %s", raw)
+	if string(body) != want {
+		t.Errorf("after data was appended to, the bytes are %s", body)
 	}
 	data := bytes.Clone(event.EventData)
-	clear(raw)
+	clear(body)
 	event.EventData = data
 	if got := event.Append(nil); string(got) != canonicalEvent {
 		t.Errorf("after the bytes were cleared, the event is %s", got)
@@ -221,9 +252,9 @@ func TestCanonicalEventSharesNothingButItsDataWithItsBytes(t *testing.T) {
 }
 
 func TestCanonicalScanAllocatesOneTextAndThePointers(t *testing.T) {
-	raw := []byte(canonicalEvent)
-	if allocations := testing.AllocsPerRun(100, func() { scanCanonical(raw) }); allocations > 3 {
-		t.Errorf("%v allocations, want the text, the duration and the parent's ID", allocations)
+	body := array([]byte(canonicalEvent))
+	if allocations := testing.AllocsPerRun(100, func() { scanCanonical(body) }); allocations > 4 {
+		t.Errorf("%v allocations, want the text, the event, its duration and its parent's ID", allocations)
 	}
 }
 
@@ -276,7 +307,7 @@ func TestCanonicalEventsOfOurClientAreTaken(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		event := anyCanonicalEvent.Draw(t, "event")
 		raw := event.Append(nil)
-		got, ok := scanCanonical(raw)
+		got, ok := scanOne(raw)
 		if !ok {
 			t.Fatalf("%q is left to parseEvent", raw)
 		}
@@ -304,7 +335,7 @@ func TestCanonicalScanIsNotFooledByChangedBytes(t *testing.T) {
 			to := rapid.IntRange(from, min(len(raw), from+2)).Draw(t, "to")
 			raw = slices.Replace(raw, from, to, []byte(pieces.Draw(t, "piece"))...)
 		}
-		if got, ok := scanCanonical(raw); ok {
+		if got, ok := scanOne(raw); ok {
 			if flaw := flaw(raw, got); flaw != "" {
 				t.Errorf("%q is taken: %s", raw, flaw)
 			}
@@ -321,7 +352,7 @@ func FuzzCanonical(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if event, ok := scanCanonical(raw); ok {
+		if event, ok := scanOne(raw); ok {
 			if flaw := flaw(raw, event); flaw != "" {
 				t.Fatalf("%q is taken: %s", raw, flaw)
 			}
@@ -344,7 +375,7 @@ func benchmarkEvent() []byte {
 }
 
 func BenchmarkCanonicalScan(b *testing.B) {
-	raw := benchmarkEvent()
+	raw := array(benchmarkEvent())
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, ok := scanCanonical(raw); !ok {

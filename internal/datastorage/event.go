@@ -45,6 +45,9 @@ type salter func(eventID uuid.UUID) string
 // parseBatch returns the records of a JSON array of events, or the problem to
 // answer with.
 func parseBatch(body []byte, salt salter) ([]Record, *Problem) {
+	if records, ok := parseCanonical(body, salt); ok {
+		return records, nil
+	}
 	var elements []json.RawMessage
 	if p := decodeBody(body, &elements); p != nil {
 		return nil, p
@@ -62,7 +65,7 @@ func parseBatch(body []byte, salt salter) ([]Record, *Problem) {
 	var broken []ProblemItem
 	rejected := 0
 	for i, raw := range elements {
-		record, violations := parseRecord(raw, salt)
+		record, violations := parseEvent(raw, salt)
 		if violations != nil {
 			rejected++
 		}
@@ -77,13 +80,32 @@ func parseBatch(body []byte, salt salter) ([]Record, *Problem) {
 	return records, nil
 }
 
+// parseCanonical returns the records of a batch that needs no other look: it is
+// how the manager sends its events.
+func parseCanonical(body []byte, salt salter) ([]Record, bool) {
+	events, ok := scanCanonical(body)
+	if !ok {
+		return nil, false
+	}
+	records := make([]Record, len(events))
+	for i := range events {
+		e := &events[i]
+		if e.Validate() != nil {
+			return nil, false
+		}
+		e.Salt = salt(e.EventID)
+		records[i] = NewRecord(*e, e.Append(make([]byte, 0, e.Size())))
+	}
+	return records, true
+}
+
 // parseSingle returns the record of one event, or the problem to answer with.
 func parseSingle(body []byte, salt salter) ([]Record, *Problem) {
 	var raw json.RawMessage
 	if p := decodeBody(body, &raw); p != nil {
 		return nil, p
 	}
-	record, violations := parseRecord(raw, salt)
+	record, violations := parseEvent(raw, salt)
 	if violations == nil {
 		return []Record{record}, nil
 	}
@@ -114,17 +136,8 @@ func decodeBody(body []byte, v any) *Problem {
 	return nil
 }
 
-// parseRecord returns the record of an event in valid JSON.
-func parseRecord(raw []byte, salt salter) (Record, []audit.Violation) {
-	event, ok := scanCanonical(raw)
-	if !ok || event.Validate() != nil {
-		return parseEvent(raw, salt)
-	}
-	event.Salt = salt(event.EventID)
-	return NewRecord(event, event.Append(make([]byte, 0, len(raw)+len(`"salt":"",`)+len(event.Salt)))), nil
-}
-
-// parseEvent is parseRecord for events of any form. One without an ID gets one.
+// parseEvent returns the record of an event in valid JSON. One without an ID gets
+// one.
 func parseEvent(raw []byte, salt salter) (Record, []audit.Violation) {
 	if v := checkEvent(raw); v != nil {
 		return Record{}, []audit.Violation{*v}

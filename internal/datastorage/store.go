@@ -143,6 +143,9 @@ type Filter struct {
 	Offset       int
 }
 
+// All reports whether each event passes.
+func (f *Filter) All() bool { return len(f.Equal) == 0 && f.Since.IsZero() && f.Until.IsZero() }
+
 // Cursor is a position in the order newest first: by event time (microseconds
 // since 1970), then by log index.
 type Cursor struct {
@@ -150,8 +153,12 @@ type Cursor struct {
 	LogIndex int64
 }
 
+// MaxTotal is how far events are counted that pass a filter.
+const MaxTotal = 10_000
+
 // Page is what a query found. Total counts all that passes the filter, whatever
-// the limit, the offset and the cursor. Next is the position of the last event
+// the limit, the offset and the cursor, but MaxTotal where there are more; of a
+// filter that selects all, it counts all. Next is the position of the last event
 // where more events follow, else nil.
 type Page struct {
 	Events []Stored

@@ -20,7 +20,11 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	where, args := conditions(filter)
-	if err := tx.QueryRow(ctx, "SELECT count(*) FROM audit_events WHERE "+where, args...).Scan(&page.Total); err != nil {
+	count := fmt.Sprintf("SELECT count(*) FROM (SELECT FROM audit_events WHERE %s LIMIT %d) AS found", where, datastorage.MaxTotal)
+	if filter.All() {
+		count = "SELECT size FROM audit_log_head"
+	}
+	if err := tx.QueryRow(ctx, count, args...).Scan(&page.Total); err != nil {
 		return page, fmt.Errorf("count events: %w", err)
 	}
 	if filter.After != nil {

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -229,7 +230,10 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 		return page, fmt.Errorf("begin query: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	count := "SELECT count(*) FROM audit_events WHERE " + strings.Join(where, " AND ")
+	count := "SELECT count(*) FROM (SELECT 1 FROM audit_events WHERE " + strings.Join(where, " AND ") + " LIMIT " + strconv.Itoa(datastorage.MaxTotal) + ")"
+	if filter.All() {
+		count = "SELECT size FROM audit_log_head"
+	}
 	if err := tx.QueryRowContext(ctx, count, args...).Scan(&page.Total); err != nil {
 		return page, fmt.Errorf("count events: %w", err)
 	}

@@ -104,3 +104,19 @@ func testStableWalk(t *testing.T, s *datastorage.Log) {
 	mustAppend(t, s, Record(100), Record(101))
 	equal(t, "second page", []int64{1, 0}, indices(mustQuery(t, s, datastorage.Filter{Limit: 2, After: first.Next})))
 }
+
+func testTotal(t *testing.T, s *datastorage.Log) {
+	all := datastorage.MaxTotal + 1000
+	for n := 0; n < all; n += 1000 {
+		var records []datastorage.Record
+		for i := range 1000 {
+			records = append(records, Record(n+i, func(e *audit.Event) { e.CorrelationID = "same" }))
+		}
+		mustAppend(t, s, records...)
+	}
+	same := map[string]string{"correlation_id": "same"}
+	equal(t, "total without a filter", int64(all), mustQuery(t, s, datastorage.Filter{}).Total)
+	equal(t, "total of many", int64(datastorage.MaxTotal), mustQuery(t, s, datastorage.Filter{Equal: same}).Total)
+	since := Epoch.Add(time.Duration(all-500) * time.Microsecond)
+	equal(t, "total of fewer", int64(500), mustQuery(t, s, datastorage.Filter{Equal: same, Since: since}).Total)
+}

@@ -102,6 +102,7 @@ func Run(t *testing.T, open func(t *testing.T) datastorage.Store) {
 		{"events of one instant come in reverse order of the log", testTies},
 		{"an event after the cursor's page does not shift the walk", testStableWalk},
 		{"text of every script and of SQL is kept", testText},
+		{"what passes a filter is counted up to a bound", testTotal},
 		{"a write can be checked", testCheckWrite},
 	}
 	for _, tt := range tests {
