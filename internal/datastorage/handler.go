@@ -204,6 +204,7 @@ func (a *API) write(r *http.Request, parse func([]byte, salter) ([]Record, *Prob
 	switch {
 	case errors.As(err, &conflict):
 		a.metrics.conflicts.Add(float64(len(conflict.Conflicts)))
+		requestLog(r).Error(err, "Refused events whose IDs are taken by other content; the table audit_conflicts has them")
 		return nil, Outcome{}, a.conflictProblem(ctx, r, records, conflict)
 	case err != nil:
 		requestLog(r).Error(err, "Storing events failed", "events", len(records))

@@ -90,6 +90,9 @@ func (l *Log) CheckWrite(ctx context.Context) error { return l.writer.CheckWrite
 // order. It returns a *ConflictError
 // where an ID is known with other content.
 func (l *Log) Append(ctx context.Context, records []Record) (Outcome, error) {
+	if ctx.Err() != nil {
+		return Outcome{}, context.Cause(ctx)
+	}
 	r := &request{records: records, answered: make(chan struct{})}
 	select {
 	case l.requests <- r:
@@ -186,6 +189,11 @@ func (l *Log) plan(ctx context.Context, batch []*request, known Known, now time.
 	for _, r := range batch {
 		var fresh []int
 		r.outcome.Appended, fresh, r.err = place(r.records, known.Stored, tree.Size())
+		if conflict, ok := errors.AsType[*ConflictError](r.err); ok {
+			for _, c := range conflict.Conflicts {
+				add.Conflicts = append(add.Conflicts, r.records[c.Index])
+			}
+		}
 		for _, i := range fresh {
 			known.Stored[r.records[i].Event.EventID] = Placed{tree.Size(), r.records[i].LeafHash}
 			add.Records = append(add.Records, r.records[i])

@@ -16,31 +16,32 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 
 	"kubernaut.ai/notification/internal/datastorage"
 	"kubernaut.ai/notification/internal/datastorage/storetest"
 	"kubernaut.ai/notification/internal/ledger"
 )
 
+// connect connects to a database as its administrator.
+func connect(t *testing.T, databaseURL string) *sql.DB {
+	t.Helper()
+	driver, source := "pgx", databaseURL
+	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
+		driver, source = "sqlite", path
+	}
+	db, err := sql.Open(driver, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
 // change does to a database what its administrator can.
 func change(t *testing.T, databaseURL, statement string) {
 	t.Helper()
-	var err error
-	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
-		var db *sql.DB
-		if db, err = sql.Open("sqlite", path); err == nil {
-			_, err = db.Exec(statement)
-			err = errors.Join(err, db.Close())
-		}
-	} else {
-		var conn *pgx.Conn
-		if conn, err = pgx.Connect(t.Context(), databaseURL); err == nil {
-			_, err = conn.Exec(t.Context(), statement)
-			err = errors.Join(err, conn.Close(context.Background()))
-		}
-	}
-	if err != nil {
+	if _, err := connect(t, databaseURL).Exec(statement); err != nil {
 		t.Fatal(err)
 	}
 }

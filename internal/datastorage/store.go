@@ -116,7 +116,9 @@ type Known struct {
 type Addition struct {
 	Records []Record
 	Tiles   []ledger.Tile
-	Head    Head
+	Head    Head // the zero Head where the log stays as it is
+	// Conflicts are kept apart, each content of an ID once.
+	Conflicts []Record
 	// Milestone is set where the checkpoint is to be found when others have
 	// followed it.
 	Milestone bool

@@ -166,6 +166,23 @@ func TestConflictNamesTheStoredEvent(t *testing.T) {
 		if p.Errors[0].Pointer != "" || *p.Errors[0].LogIndex != 1 {
 			t.Errorf("single event: got %+v", p.Errors[0])
 		}
+		// Kept for a person are the contents that were refused, each once.
+		rows, err := connect(t, databaseURL).Query("SELECT event_id, event FROM audit_conflicts ORDER BY event_id")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		kept := map[string]bool{}
+		for rows.Next() {
+			var eventID, body string
+			if err := rows.Scan(&eventID, &body); err != nil {
+				t.Fatal(err)
+			}
+			kept[eventID] = strings.Contains(body, `"event_action":"other"`)
+		}
+		if diff := cmp.Diff(map[string]bool{id(1): true, id(7): true}, kept); diff != "" || rows.Err() != nil {
+			t.Errorf("conflicts (-want +got):\n%s, %v", diff, rows.Err())
+		}
 	})
 }
 

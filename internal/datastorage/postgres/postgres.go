@@ -111,29 +111,40 @@ func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastora
 		return fmt.Errorf("find stored events: %w", err)
 	}
 	add, err := plan(known)
-	if err != nil || add.Head.Verifier == "" {
+	if err != nil || add.Head.Verifier == "" && len(add.Conflicts) == 0 {
 		return err
 	}
 	if err := insert(ctx, tx, add.Records, known.Head.Size); err != nil {
 		return fmt.Errorf("insert events: %w", err)
 	}
-	var batch pgx.Batch
-	for i := range add.Tiles {
-		t := &add.Tiles[i]
-		batch.Queue("INSERT INTO audit_tiles (level, tile_index, hashes) VALUES ($1, $2, $3)", t.Level, t.Index, t.Bytes())
-	}
-	h := &add.Head
-	batch.Queue("UPDATE audit_log_head SET size = $1, checkpoint = $2, verifier = $3", h.Size, h.Checkpoint, h.Verifier)
-	if add.Milestone {
-		batch.Queue("INSERT INTO audit_checkpoints (size, checkpoint) VALUES ($1, $2)", h.Size, h.Checkpoint)
-	}
-	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+	if err := moveHead(ctx, tx, add); err != nil {
 		return fmt.Errorf("move log head: %w", err)
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit append: %w", err)
 	}
 	return nil
+}
+
+func moveHead(ctx context.Context, tx pgx.Tx, add datastorage.Addition) error {
+	var batch pgx.Batch
+	for i := range add.Conflicts {
+		r := &add.Conflicts[i]
+		batch.Queue("INSERT INTO audit_conflicts (event_id, leaf_hash, received_at, event) VALUES ($1, $2, now(), $3) ON CONFLICT DO NOTHING",
+			[16]byte(r.Event.EventID), r.LeafHash[:], r.Body)
+	}
+	for i := range add.Tiles {
+		t := &add.Tiles[i]
+		batch.Queue("INSERT INTO audit_tiles (level, tile_index, hashes) VALUES ($1, $2, $3)", t.Level, t.Index, t.Bytes())
+	}
+	h := &add.Head
+	if h.Verifier != "" {
+		batch.Queue("UPDATE audit_log_head SET size = $1, checkpoint = $2, verifier = $3", h.Size, h.Checkpoint, h.Verifier)
+	}
+	if add.Milestone {
+		batch.Queue("INSERT INTO audit_checkpoints (size, checkpoint) VALUES ($1, $2)", h.Size, h.Checkpoint)
+	}
+	return tx.SendBatch(ctx, &batch).Close()
 }
 
 // find locks the head of the log and returns it with those of the events that

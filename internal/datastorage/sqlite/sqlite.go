@@ -127,7 +127,7 @@ func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastora
 		return fmt.Errorf("find stored events: %w", err)
 	}
 	add, err := plan(known)
-	if err != nil || add.Head.Verifier == "" {
+	if err != nil || add.Head.Verifier == "" && len(add.Conflicts) == 0 {
 		return err
 	}
 	if err := insert(ctx, tx, add.Records, known.Head.Size); err != nil {
@@ -143,6 +143,17 @@ func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastora
 }
 
 func moveHead(ctx context.Context, tx *sql.Tx, add datastorage.Addition) error {
+	for i := range add.Conflicts {
+		r := &add.Conflicts[i]
+		_, err := tx.ExecContext(ctx, "INSERT INTO audit_conflicts (event_id, leaf_hash, received_at, event) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+			r.Event.EventID.String(), r.LeafHash[:], time.Now().UnixMicro(), string(r.Body))
+		if err != nil {
+			return err
+		}
+	}
+	if add.Head.Verifier == "" {
+		return nil
+	}
 	for i := range add.Tiles {
 		t := &add.Tiles[i]
 		if _, err := tx.ExecContext(ctx, "INSERT INTO audit_tiles (level, tile_index, hashes) VALUES (?, ?, ?)", t.Level, t.Index, t.Bytes()); err != nil {

@@ -44,6 +44,15 @@ CREATE INDEX audit_events_time ON audit_events (event_timestamp, log_index);
 CREATE INDEX audit_events_correlation ON audit_events (correlation_id, event_timestamp, log_index);
 CREATE INDEX audit_events_resource ON audit_events (resource_id, event_timestamp, log_index) WHERE resource_id IS NOT NULL;
 
+-- Events that were refused because their ID is taken by other content.
+CREATE TABLE audit_conflicts (
+    event_id    uuid NOT NULL,
+    leaf_hash   bytea NOT NULL,
+    received_at timestamptz NOT NULL,
+    event       json NOT NULL,
+    PRIMARY KEY (event_id, leaf_hash)
+);
+
 CREATE TABLE write_probe (
     id        integer PRIMARY KEY CHECK (id = 1),
     probed_at timestamptz NOT NULL

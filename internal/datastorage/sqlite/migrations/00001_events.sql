@@ -45,6 +45,15 @@ CREATE INDEX audit_events_time ON audit_events (event_timestamp, log_index);
 CREATE INDEX audit_events_correlation ON audit_events (correlation_id, event_timestamp, log_index);
 CREATE INDEX audit_events_resource ON audit_events (resource_id, event_timestamp, log_index) WHERE resource_id IS NOT NULL;
 
+-- Events that were refused because their ID is taken by other content.
+CREATE TABLE audit_conflicts (
+    event_id    TEXT NOT NULL,
+    leaf_hash   BLOB NOT NULL,
+    received_at INTEGER NOT NULL,
+    event       TEXT NOT NULL,
+    PRIMARY KEY (event_id, leaf_hash)
+);
+
 CREATE TABLE write_probe (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
     probed_at INTEGER NOT NULL
