@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +17,15 @@ import (
 	"kubernaut.ai/notification/internal/datastorage/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		if err := child(dir, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stdout, "failed:", err)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func open(tb testing.TB, path string) (datastorage.Store, func()) {
 	tb.Helper()
