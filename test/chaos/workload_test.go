@@ -255,7 +255,9 @@ func (w *workload) patch(o *obligation, change string) error {
 	return client.IgnoreNotFound(err)
 }
 
-// watch keeps the ledger up to date.
+// watch keeps the ledger up to date. It lists again every few seconds, because a
+// request that is gone before both the list and the answer to its creation came is
+// in no list and in no watch.
 func (w *workload) watch() {
 	for w.ctx.Err() == nil {
 		owed := w.obligations()
@@ -280,7 +282,7 @@ func (w *workload) watch() {
 
 func (w *workload) follow(version string) {
 	stream, err := w.kube.Watch(w.ctx, &v1alpha1.NotificationRequestList{}, client.InNamespace(w.namespace),
-		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: version}})
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: version, TimeoutSeconds: new(int64(10))}})
 	if err != nil {
 		return
 	}
