@@ -46,7 +46,7 @@ func openSQLite(t *testing.T) datastorage.Store {
 func openURL(t *testing.T, databaseURL string) datastorage.Store {
 	t.Helper()
 	scheme, _, _ := strings.Cut(databaseURL, ":")
-	store, closeStore, err := openers[scheme](t.Context(), databaseURL)
+	store, closeStore, err := openers[scheme](t.Context(), databaseURL, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,8 @@ type Options struct {
 	Listen string
 	// DatabaseURL begins with one of the schemes of Openers and a colon.
 	DatabaseURL string
+	// UnsafeNoSync takes a database that may lose what it has acknowledged.
+	UnsafeNoSync bool
 	// Auth is none or kubernetes.
 	Auth string
 	// SigningKey is the file of the log's private key.
@@ -92,6 +94,7 @@ func ParseOptions(args []string, output io.Writer) (opts Options, command string
 	flags.StringVar(&opts.Listen, "listen", "127.0.0.1:8080", "`host:port` to serve on")
 	flags.StringVar(&opts.DatabaseURL, "database-url", "sqlite:data/datastorage.db",
 		"`URL` of the database: sqlite:PATH or postgres://user@host/name (password: PGPASSWORD)")
+	flags.BoolVar(&opts.UnsafeNoSync, "unsafe-no-sync", false, "take a PostgreSQL that acknowledges events before they are on disk; a crash then loses them")
 	flags.StringVar(&opts.Auth, "auth", "none", "`who` may call: none (everyone; on a loopback address only) or kubernetes (bearer tokens)")
 	flags.StringVar(&opts.TLSCertDir, "tls-cert-dir", "", "`directory` with tls.crt and tls.key, read again when they change; plain HTTP without it")
 	flags.StringVar(&opts.SigningKey, "signing-key", "data/signing.key", "`file` with the log's private key, made at the first start; all replicas need the same")

@@ -130,7 +130,7 @@ func openStore(ctx context.Context, opts Options) (Store, func() error, error) {
 		return nil, nil, err
 	}
 	for delay := minOpenDelay; ; delay = min(2*delay, maxOpenDelay) {
-		store, closeStore, err := open(ctx, opts.DatabaseURL)
+		store, closeStore, err := open(ctx, opts.DatabaseURL, opts.UnsafeNoSync)
 		if err == nil {
 			if err = store.CheckWrite(ctx); err == nil {
 				return store, closeStore, nil

@@ -125,8 +125,10 @@ type Addition struct {
 }
 
 // Opener opens the database that a URL names and brings its schema up to date.
-// The caller calls the returned function once, after the last use of the store.
-type Opener func(ctx context.Context, url string) (Store, func() error, error)
+// With unsafe it takes a database that acknowledges events before they are
+// durable. The caller calls the returned function once, after the last use of the
+// store.
+type Opener func(ctx context.Context, url string, unsafe bool) (Store, func() error, error)
 
 // FilterColumns are the names that Filter.Equal may have. Each is a query
 // parameter of the API, a member of the event and a column of the database.

@@ -28,14 +28,14 @@ type store struct {
 
 // Open connects to the database of a postgres:// URL. What the URL leaves out
 // comes from PostgreSQL's environment variables, such as PGPASSWORD.
-func Open(ctx context.Context, databaseURL string) (datastorage.Store, func() error, error) {
+func Open(ctx context.Context, databaseURL string, unsafe bool) (datastorage.Store, func() error, error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
 		// The driver's error quotes the URL without its password.
 		return nil, nil, fmt.Errorf("%w: %w", datastorage.ErrConfig, err)
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = "datastorage"
-	config.AfterConnect = prepare
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return prepare(ctx, conn, unsafe) }
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect: %w", err)
@@ -49,15 +49,18 @@ func Open(ctx context.Context, databaseURL string) (datastorage.Store, func() er
 }
 
 // prepare refuses a server that would acknowledge events before they are
-// durable or that cannot hold all of Unicode.
-func prepare(ctx context.Context, conn *pgx.Conn) error {
-	var commit, encoding string
-	err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_commit'), current_setting('server_encoding')").Scan(&commit, &encoding)
+// durable, unless that is what is wanted, or that cannot hold all of Unicode.
+func prepare(ctx context.Context, conn *pgx.Conn, unsafe bool) error {
+	var commit, sync, encoding string
+	err := conn.QueryRow(ctx, "SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('server_encoding')").
+		Scan(&commit, &sync, &encoding)
 	switch {
 	case err != nil:
 		return fmt.Errorf("read server settings: %w", err)
-	case commit == "off":
-		return fmt.Errorf("%w: synchronous_commit is off, so a crash would lose acknowledged events; set it to on", datastorage.ErrConfig)
+	case commit == "off" && !unsafe:
+		return fmt.Errorf("%w: synchronous_commit is off, so a crash would lose acknowledged events; set it to on, or start with --unsafe-no-sync", datastorage.ErrConfig)
+	case sync == "off" && !unsafe:
+		return fmt.Errorf("%w: fsync is off, so a crash would lose acknowledged events or the whole database; set it to on, or start with --unsafe-no-sync", datastorage.ErrConfig)
 	case encoding != "UTF8":
 		return fmt.Errorf("%w: its encoding is %s; events need a database with encoding UTF8", datastorage.ErrConfig, encoding)
 	}

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(storetest.
 
 func open(tb testing.TB, url string) datastorage.Store {
 	tb.Helper()
-	store, closeStore, err := postgres.Open(tb.Context(), url)
+	store, closeStore, err := postgres.Open(tb.Context(), url, false)
 	if err != nil {
 		tb.Fatalf("Open: %v", err)
 	}
@@ -45,7 +45,7 @@ func TestStart(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				store, closeStore, err := postgres.Open(t.Context(), url)
+				store, closeStore, err := postgres.Open(t.Context(), url, false)
 				if err != nil {
 					t.Errorf("Open: %v", err)
 					return
@@ -67,7 +67,22 @@ func TestStart(t *testing.T) {
 	})
 	t.Run("a server that acknowledges before it stores is refused", func(t *testing.T) {
 		url := server.NewDatabase(t)
-		wantRefusal(t, openError(t, url+"&options=-csynchronous_commit%3Doff"), "synchronous_commit is off")
+		unsafe := url + "&options=-csynchronous_commit%3Doff"
+		wantRefusal(t, openError(t, unsafe), "synchronous_commit is off")
+		_, closeStore, err := postgres.Open(t.Context(), unsafe, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := closeStore(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a server that leaves its writes in memory is refused", func(t *testing.T) {
+		server := storetest.StartPostgres(t)
+		server.Exec(t, "postgres", "ALTER SYSTEM SET fsync = off")
+		server.Stop(t)
+		server.Start(t)
+		wantRefusal(t, openError(t, server.NewDatabase(t)), "fsync is off")
 	})
 	t.Run("a database that cannot hold all of Unicode is refused", func(t *testing.T) {
 		server.Exec(t, "postgres", "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
@@ -105,7 +120,7 @@ func wantRefusal(t *testing.T, err error, reason string) {
 
 func openError(t *testing.T, url string) error {
 	t.Helper()
-	_, closeStore, err := postgres.Open(t.Context(), url)
+	_, closeStore, err := postgres.Open(t.Context(), url, false)
 	if err == nil {
 		_ = closeStore()
 	}

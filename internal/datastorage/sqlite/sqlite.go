@@ -37,8 +37,8 @@ type store struct {
 }
 
 // Open opens the database file that a URL sqlite:PATH names, and makes the file
-// and its directory where they are missing.
-func Open(ctx context.Context, databaseURL string) (datastorage.Store, func() error, error) {
+// and its directory where they are missing. It is always safe.
+func Open(ctx context.Context, databaseURL string, _ bool) (datastorage.Store, func() error, error) {
 	path, _ := strings.CutPrefix(databaseURL, "sqlite:")
 	if path == "" || strings.HasPrefix(path, ":") {
 		return nil, nil, fmt.Errorf("%w: %q names no file; write sqlite:PATH", datastorage.ErrConfig, databaseURL)

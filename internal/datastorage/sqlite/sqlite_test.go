@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 func open(tb testing.TB, path string) (datastorage.Store, func()) {
 	tb.Helper()
-	store, closeStore, err := sqlite.Open(tb.Context(), "sqlite:"+path)
+	store, closeStore, err := sqlite.Open(tb.Context(), "sqlite:"+path, false)
 	if err != nil {
 		tb.Fatalf("Open: %v", err)
 	}
@@ -84,7 +84,7 @@ func TestServersThatStartTogetherAllMigrate(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				<-begin
-				store, closeStore, err := sqlite.Open(t.Context(), "sqlite:"+path)
+				store, closeStore, err := sqlite.Open(t.Context(), "sqlite:"+path, false)
 				if err != nil {
 					t.Errorf("Open: %v", err)
 					return
@@ -136,7 +136,7 @@ func TestPathsThatNameNoFileAreRefused(t *testing.T) {
 
 func openError(t *testing.T, path string) error {
 	t.Helper()
-	_, closeStore, err := sqlite.Open(t.Context(), "sqlite:"+path)
+	_, closeStore, err := sqlite.Open(t.Context(), "sqlite:"+path, false)
 	if err == nil {
 		_ = closeStore()
 	}

@@ -56,7 +56,7 @@ func child(dir string, out io.Writer) error {
 	var log *datastorage.Log
 	var closeStore func() error
 	err = again(func() error {
-		store, closeIt, err := sqlite.Open(ctx, "sqlite:"+filepath.Join(dir, "log.db"))
+		store, closeIt, err := sqlite.Open(ctx, "sqlite:"+filepath.Join(dir, "log.db"), false)
 		if err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func TestNoFailingSystemCallLosesAnAcknowledgedEvent(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		store, closeStore, err := sqlite.Open(t.Context(), "sqlite:"+filepath.Join(dir, "log.db"))
+		store, closeStore, err := sqlite.Open(t.Context(), "sqlite:"+filepath.Join(dir, "log.db"), false)
 		if err != nil {
 			fail("dead", "open: %v", err)
 			return wrong

@@ -7,7 +7,7 @@ import (
 )
 
 func TestNoTemporaryFilesAreNeeded(t *testing.T) {
-	opened, closeStore, err := Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "datastorage.db"))
+	opened, closeStore, err := Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "datastorage.db"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
