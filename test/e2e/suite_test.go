@@ -110,6 +110,14 @@ func deploy(t *testing.T) suite {
 	s.kubectlInput(strings.Replace(s.kubectl("kustomize", "../../config/e2e"), "value: https://datastorage\n", "value: https://datastorage-proxy\n", 1),
 		"apply", "--server-side", "-f", "-")
 	s.kubectl("-n", system, "scale", "statefulset/datastorage", "--replicas=0")
+	// The API server refuses requests for a second after it has got to know them,
+	// until the admission policy has, too.
+	harness.Eventually(t, soon, func() error {
+		return s.kube.Create(t.Context(), &v1alpha1.NotificationRequest{
+			ObjectMeta: metav1.ObjectMeta{Name: "first", Namespace: namespace},
+			Spec:       v1alpha1.NotificationRequestSpec{Subject: "subject", Body: "body"},
+		}, client.DryRunAll)
+	})
 	t.Cleanup(func() {
 		if !t.Failed() {
 			s.step("removing everything")
