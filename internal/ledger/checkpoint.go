@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Checkpoint says what a log holds: the root of the tree of its first Size
@@ -29,7 +30,7 @@ type Checkpoint struct {
 const timePrefix = "time "
 
 // text is the body of a C2SP tlog-checkpoint.
-func (c *Checkpoint) text() string {
+func (c Checkpoint) text() string {
 	return fmt.Sprintf("%s\n%d\n%s\n%s%s\n", c.Origin, c.Size, base64.StdEncoding.EncodeToString(c.Root[:]),
 		timePrefix, c.Time.UTC().Format(time.RFC3339Nano))
 }
@@ -140,4 +141,30 @@ func Verify(signed, verifier string) (Checkpoint, error) {
 		err = fmt.Errorf("the checkpoint is of the log %q and its key of %q", c.Origin, v.Name())
 	}
 	return c, err
+}
+
+// CheckVerifier returns an error where the text is not what Key.Verifier returns.
+func CheckVerifier(verifier string) error {
+	if _, err := note.NewVerifier(verifier); err != nil {
+		return errors.New("a public key is one line: a name, a hash and the key in base64, with a + between them")
+	}
+	return nil
+}
+
+// Extends returns nil where the log of c is that of older and more, or the same.
+// proof is RFC 6962's consistency proof for the two sizes, which is needed only
+// where they differ and older is not empty.
+func (c Checkpoint) Extends(older Checkpoint, proof []Hash) error {
+	switch {
+	case c.Size < older.Size:
+		return fmt.Errorf("a log of %d events is no continuation of one of %d", c.Size, older.Size)
+	case c.Size == older.Size && c.Root != older.Root:
+		return fmt.Errorf("two logs of %d events have the roots %s and %s", c.Size, older.Root, c.Root)
+	case c.Size == older.Size || older.Size == 0:
+		return nil
+	}
+	if err := tlog.CheckTree(proof, c.Size, c.Root, older.Size, older.Root); err != nil {
+		return fmt.Errorf("the log of %d events is not shown to begin with that of %d: %w", c.Size, older.Size, err)
+	}
+	return nil
 }

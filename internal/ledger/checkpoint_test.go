@@ -110,6 +110,18 @@ func TestAKeyThatIsNoneIsRefusedAndNotTold(t *testing.T) {
 	}
 }
 
+func TestAPublicKeyIsToldFromOtherText(t *testing.T) {
+	verifier := newKey(t, sample.Origin).Verifier()
+	if err := CheckVerifier(verifier); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "key", verifier[:len(verifier)-4], "x" + verifier} {
+		if err := CheckVerifier(bad); err == nil {
+			t.Errorf("%q is taken for a public key", bad)
+		}
+	}
+}
+
 func TestSaltsAreTheKeysAndTheEventsOwn(t *testing.T) {
 	text, err := NewKey("example.com/log")
 	if err != nil {

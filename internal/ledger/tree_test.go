@@ -95,3 +95,48 @@ func BenchmarkAppend(b *testing.B) {
 		tree.Append(h)
 	}
 }
+
+func TestALogIsShownToBeThatOfAnEarlierCheckpointOrNot(t *testing.T) {
+	var log, other stored
+	roots, others := []Hash{{}}, []Hash{{}}
+	const size = 20
+	for n := range int64(size) {
+		log.add(t, n, leaf(n))
+		other.add(t, n, leaf(n+max(0, n-9))) // the first ten are the same
+		root, err := tlog.TreeHash(n+1, &log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		forked, err := tlog.TreeHash(n+1, &other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots, others = append(roots, root), append(others, forked)
+	}
+	for to := int64(1); to <= size; to++ {
+		for from := int64(1); from <= to; from++ {
+			older, newer := Checkpoint{Size: from, Root: roots[from]}, Checkpoint{Size: to, Root: roots[to]}
+			proof, err := tlog.ProveTree(to, from, &log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := newer.Extends(older, proof); err != nil {
+				t.Errorf("%d to %d: %v", from, to, err)
+			}
+			for name, against := range map[string]error{
+				"forked":   Checkpoint{Size: to, Root: others[to]}.Extends(older, proof),
+				"replaced": newer.Extends(Checkpoint{Size: from, Root: others[from]}, proof),
+				"shorter":  older.Extends(newer, proof),
+				"unproven": newer.Extends(older, nil),
+			} {
+				same := name == "forked" && to <= 10 || name == "replaced" && from <= 10 || from == to && (name == "shorter" || name == "unproven")
+				if same != (against == nil) {
+					t.Errorf("%d to %d, %s: %v", from, to, name, against)
+				}
+			}
+		}
+	}
+	if err := (Checkpoint{Size: 3, Root: roots[3]}).Extends(Checkpoint{Root: (&Tree{}).Root()}, nil); err != nil {
+		t.Errorf("an empty log has to be proven: %v", err)
+	}
+}
