@@ -27,6 +27,9 @@ const (
 	// accessPath is what RBAC is asked about. It is not eventsPath, since the
 	// role system:discovery lets every authenticated user get what is beneath /api.
 	accessPath = "/audit/events"
+	// logAccessPath is for whoever watches the log, which tells nothing of what
+	// events say.
+	logAccessPath = "/audit/log"
 	// tokenAudience keeps a caller's token from being of use anywhere else.
 	tokenAudience = "datastorage"
 	// maxWrites bounds the memory that bodies in flight take: each of them is
@@ -80,7 +83,7 @@ func NewAPI(events *Log, auth Authorizer, log logr.Logger) *API {
 		"/checkpoint": a.getCheckpoint, "/key": a.getKey, "/tile/{tile...}": a.getTile,
 		"/proof/inclusion": a.getInclusionProof, "/proof/consistency": a.getConsistencyProof,
 	} {
-		a.mux.HandleFunc("GET "+logPath+path, a.guard(tokenAudience, accessPath, handler))
+		a.mux.HandleFunc("GET "+logPath+path, a.guard(tokenAudience, logAccessPath, handler))
 	}
 	scrape := promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})
 	a.mux.HandleFunc("GET /metrics", a.guard("", "/metrics", scrape.ServeHTTP))
