@@ -23,11 +23,13 @@ type Poster interface {
 type Ack struct {
 	LogIndices []int64 // one for each event, or nil where the answer did not say
 	Duplicates int     // events that it held already
+	Checkpoint string  // signed, of the log that holds them; empty where the answer did not say
 }
 
 // PostError is an answer other than 2xx.
 type PostError struct {
 	Status     int
+	Kind       string // the last part of a problem's type, such as not-found
 	Reason     string
 	RetryAfter time.Duration // 0 where the answer did not say
 	Faults     []Fault       // the events that the answer points at
@@ -173,6 +175,12 @@ func (s *Store) deliver(events []Event, replay bool) (left []Event, err error) {
 		now := time.Now()
 		s.metrics.observe(len(batch), now.Sub(start), failure)
 		v, failure := judge(batch, ack, failure, now)
+		if seen, ok := s.witness.observe(ack); ok {
+			root := seen.Root.String()
+			for i := range v.recorded {
+				v.recorded[i].LogSize, v.recorded[i].LogRoot = seen.Size, root
+			}
+		}
 		if failure != nil {
 			return slices.Concat(left, slices.Concat(batches...)), failure
 		}

@@ -45,6 +45,8 @@ type server struct {
 	// answer may return an error for the nth request, from 1; errCut stores the
 	// batch first. It runs without the lock and may block.
 	answer func(ctx context.Context, n int, batch []Event) error
+	// checkpoint may return one for so many more events.
+	checkpoint func(n int) string
 
 	mu    sync.Mutex
 	rows  map[uuid.UUID]int // how often each event was sent and taken
@@ -89,6 +91,9 @@ func (s *server) Post(ctx context.Context, batch []Event) (Ack, error) {
 		}
 		s.rows[e.EventID]++
 		ack.LogIndices = append(ack.LogIndices, int64(len(s.rows)-1))
+	}
+	if s.checkpoint != nil {
+		ack.Checkpoint = s.checkpoint(len(batch))
 	}
 	return ack, err
 }

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -129,4 +130,35 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(oldestDesc, prometheus.GaugeValue, age)
 	m.size.Collect(ch)
 	m.seconds.Collect(ch)
+}
+
+// registerWitness exports what the witness knows as of the moment of the scrape.
+func registerWitness(registry prometheus.Registerer, w *Witness) error {
+	return errors.Join(
+		registry.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "notification_audit_log_contradictions_total",
+			Help: "Times that DataStorage's log was not what it had been.",
+		}, func() float64 {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return float64(w.contradictions)
+		})),
+		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "notification_audit_log_size",
+			Help: "Events in DataStorage's log by the newest checkpoint that is proven, 0 where there is none.",
+		}, func() float64 {
+			_, newest := w.known()
+			return float64(newest.Size)
+		})),
+		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "notification_audit_log_checkpoint_age_seconds",
+			Help: "Age of the newest checkpoint that is proven, 0 where there is none.",
+		}, func() float64 {
+			_, newest := w.known()
+			if newest.Time.IsZero() {
+				return 0
+			}
+			return time.Since(newest.Time).Seconds()
+		})),
+	)
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"kubernaut.ai/notification/internal/ledger"
 )
 
 // Config holds the store's settings. Validate says what is allowed.
@@ -19,6 +21,7 @@ type Config struct {
 	BatchSize     int           // events that are sent without waiting for the flush interval
 	FlushInterval time.Duration // the longest wait for a batch to fill
 	MaxRetries    int           // tries after the first before a batch goes to the DLQ
+	LogKey        string        // public key of DataStorage's log; empty: the one that it names first
 }
 
 // Validate returns an error that names the flag of each setting that is not allowed.
@@ -36,6 +39,11 @@ func (c Config) Validate() error {
 	if c.MaxRetries < 0 || c.MaxRetries > 20 {
 		errs = append(errs, fmt.Errorf("--audit-max-retries is %d; allowed is 0 to 20", c.MaxRetries))
 	}
+	if c.LogKey != "" {
+		if err := ledger.CheckVerifier(c.LogKey); err != nil {
+			errs = append(errs, fmt.Errorf("--audit-log-key is %q; %w", c.LogKey, err))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -46,6 +54,7 @@ type Options struct {
 	// OnReceipts hears what became of events, several at a time. It is called
 	// from the store's goroutines, during Close too, and must not block.
 	OnReceipts func([]Receipt)
+	Witness    *Witness // nil: nobody looks at the checkpoints
 }
 
 // Receipt says what became of one event.
@@ -55,6 +64,8 @@ type Receipt struct {
 	ResourceID string // its name
 	Recorded   bool   // DataStorage holds the event; otherwise it rejected it
 	LogIndex   *int64 // place in DataStorage's log, nil where the answer did not say
+	LogSize    int64  // of the log that holds the event, 0 where nothing vouches for it
+	LogRoot    string // of that log, in base64
 	Time       time.Time
 	Reason     string // why the event was rejected
 }
@@ -108,6 +119,7 @@ type Store struct {
 	dlq        DLQ
 	log        logr.Logger
 	onReceipts func([]Receipt)
+	witness    *Witness
 	metrics    *metrics
 
 	wake      chan struct{} // a batch is full, or one that was in flight has ended
@@ -153,6 +165,7 @@ func NewStore(cfg Config, poster Poster, dlq DLQ, opts Options) (*Store, error) 
 		cfg: cfg, poster: poster, dlq: dlq,
 		log:        opts.Log.WithName("audit-store"),
 		onReceipts: opts.OnReceipts,
+		witness:    opts.Witness,
 		wake:       make(chan struct{}, 1),
 		deadDue:    make(chan struct{}, 1),
 		recovered:  make(chan struct{}, 1),

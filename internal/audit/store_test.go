@@ -24,6 +24,7 @@ func TestSettingsThatAreNotAllowedNameTheirFlag(t *testing.T) {
 		{"--audit-batch-size is 1001; allowed is 10 to 1000", func(c *Config) { c.BatchSize, c.BufferSize = 1001, 2000 }},
 		{"--audit-buffer-size is 99; allowed is --audit-batch-size (100) to 1000000", func(c *Config) { c.BatchSize, c.BufferSize = 100, 99 }},
 		{"--audit-flush-interval is 0s; allowed is 1ms to 1m", func(c *Config) { c.FlushInterval = 0 }},
+		{`--audit-log-key is "key"; a public key is one line: a name, a hash and the key in base64, with a + between them`, func(c *Config) { c.LogKey = "key" }},
 		{"--audit-max-retries is -1; allowed is 0 to 20", func(c *Config) { c.MaxRetries = -1 }},
 	} {
 		cfg := settings

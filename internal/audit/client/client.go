@@ -16,16 +16,20 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 	"time"
 
 	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/ledger"
 )
 
 const (
 	// maxAnswer is ample for the answer to the largest batch.
 	maxAnswer = 1 << 20
+	// maxLogAnswer is ample for a key, a checkpoint or the longest proof.
+	maxLogAnswer = 64 << 10
 	// maxReason keeps a page of HTML out of logs and status.
 	maxReason      = 256
 	requestTimeout = 10 * time.Second
@@ -49,7 +53,10 @@ type Client struct {
 	http      *http.Client
 }
 
-var _ audit.Poster = (*Client)(nil)
+var (
+	_ audit.Poster = (*Client)(nil)
+	_ audit.Log    = (*Client)(nil)
+)
 
 // New checks the options and returns a client. It makes no request.
 func New(o Options) (*Client, error) {
@@ -142,8 +149,55 @@ func (c *Client) Ready(ctx context.Context) error {
 	return nil
 }
 
-func (c *Client) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+// Key returns the public key of DataStorage's log. Its errors, like those of
+// Checkpoint and Consistency, are *audit.PostError where there was an answer.
+func (c *Client) Key(ctx context.Context) (string, error) {
+	text, err := c.getLog(ctx, "/key")
+	return strings.TrimSpace(string(text)), err
+}
+
+// Checkpoint returns the newest signed checkpoint of DataStorage's log.
+func (c *Client) Checkpoint(ctx context.Context) (string, error) {
+	text, err := c.getLog(ctx, "/checkpoint")
+	return string(text), err
+}
+
+// Consistency returns what is to prove that the log of to events is that of from
+// events and more. What cannot be read is an empty proof.
+func (c *Client) Consistency(ctx context.Context, from, to int64) ([]ledger.Hash, error) {
+	text, err := c.getLog(ctx, fmt.Sprintf("/proof/consistency?from=%d&to=%d", from, to))
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Proof []ledger.Hash `json:"proof"`
+	}
+	if json.Unmarshal(text, &answer) != nil {
+		answer.Proof = nil
+	}
+	return answer.Proof, nil
+}
+
+func (c *Client) getLog(ctx context.Context, route string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.do(ctx, http.MethodGet, "/api/v1/audit/log"+route, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read audit log: %w", err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxLogAnswer))
+	if resp.StatusCode != http.StatusOK {
+		return nil, readProblem(resp, answer, 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read audit log: %w", err)
+	}
+	return answer, nil
+}
+
+func (c *Client) do(ctx context.Context, method, route string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+route, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -170,6 +224,7 @@ func readAck(answer []byte, events []audit.Event) audit.Ack {
 		EventIDs   []string `json:"event_ids"`
 		LogIndices []int64  `json:"log_indices"`
 		Duplicates int      `json:"duplicates"`
+		Checkpoint string   `json:"checkpoint"`
 	}
 	if json.Unmarshal(answer, &body) != nil || len(body.EventIDs) != len(events) {
 		return audit.Ack{}
@@ -182,7 +237,7 @@ func readAck(answer []byte, events []audit.Event) audit.Ack {
 	if len(body.LogIndices) != len(events) {
 		body.LogIndices = nil
 	}
-	return audit.Ack{LogIndices: body.LogIndices, Duplicates: body.Duplicates}
+	return audit.Ack{LogIndices: body.LogIndices, Duplicates: body.Duplicates, Checkpoint: body.Checkpoint}
 }
 
 func readProblem(resp *http.Response, answer []byte, events int) *audit.PostError {
@@ -193,6 +248,7 @@ func readProblem(resp *http.Response, answer []byte, events int) *audit.PostErro
 		Foreign:    !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json"),
 	}
 	var body struct {
+		Type   string `json:"type"`
 		Errors []struct {
 			Pointer  string       `json:"pointer"`
 			Detail   string       `json:"detail"`
@@ -202,6 +258,9 @@ func readProblem(resp *http.Response, answer []byte, events int) *audit.PostErro
 	}
 	if json.Unmarshal(answer, &body) != nil {
 		return problem
+	}
+	if body.Type != "" {
+		problem.Kind = path.Base(body.Type)
 	}
 	for _, e := range body.Errors {
 		index, field, ok := splitPointer(e.Pointer)

@@ -78,17 +78,17 @@ func TestAnswersAreReadAsWhatTheySay(t *testing.T) {
 		want       *audit.PostError
 	}{
 		{
-			name: "stored", status: 201, ack: audit.Ack{LogIndices: []int64{4, 7}, Duplicates: 1},
+			name: "stored", status: 201, ack: audit.Ack{LogIndices: []int64{4, 7}, Duplicates: 1, Checkpoint: "x"},
 			body: fmt.Sprintf(`{"event_ids":[%q,%q],"log_indices":[4,7],"duplicates":1,"checkpoint":"x","message":"m"}`, two[0].EventID, two[1].EventID),
 		},
 		{name: "accepted for later", status: 202, body: `{"status":"accepted"}`},
 		{name: "garbage in a success", status: 200, body: "<html>"},
-		{name: "IDs of other events", status: 201, body: `{"event_ids":["a","b"],"log_indices":[4,7]}`},
+		{name: "IDs of other events", status: 201, body: `{"event_ids":["a","b"],"log_indices":[4,7],"checkpoint":"x"}`},
 		{
 			name: "pointers", status: 400, body: `{"title":"Bad","detail":"2 events are invalid","errors":[{"pointer":"/1/event_type","detail":"is required"},{"pointer":"/9","detail":"?"},{"pointer":"","detail":"?"},{"pointer":"/x","detail":"?"},{"pointer":"/-1","detail":"?"}]}`,
 			want: &audit.PostError{Status: 400, Reason: "2 events are invalid", Faults: []audit.Fault{{Index: 1, Detail: "/event_type is required"}}},
 		},
-		{name: "no pointers", status: 422, body: `{"title":"Bad"}`, want: &audit.PostError{Status: 422, Reason: "Bad"}},
+		{name: "no pointers", status: 422, body: `{"title":"Bad","type":"https://kubernaut.ai/problems/invalid-event"}`, want: &audit.PostError{Status: 422, Kind: "invalid-event", Reason: "Bad"}},
 		{
 			name: "conflict", status: 409, body: `{"detail":"other content","errors":[{"pointer":"/0/event_id","detail":"is stored","log_index":12,"stored":{"event_type":"t","notification_uid":"u","channel":"c","attempt":2,"content_digest":"d"}}]}`,
 			want: &audit.PostError{Status: 409, Reason: "other content", Faults: []audit.Fault{{Index: 0, Detail: "/event_id is stored", Stored: &audit.Stored{LogIndex: 12, Facts: stored}}}},
@@ -134,6 +134,55 @@ func TestAnswersAreReadAsWhatTheySay(t *testing.T) {
 				t.Errorf("%d requests, want 1", n)
 			}
 		})
+	}
+}
+
+func TestTheLogIsAskedOnceForEachCall(t *testing.T) {
+	answers := map[string]string{
+		"/api/v1/audit/log/key":                              "name+hash+key\n",
+		"/api/v1/audit/log/checkpoint":                       "origin\n1\n",
+		"/api/v1/audit/log/proof/consistency?from=3&to=1234": `{"from":3,"to":1234,"proof":["` + strings.Repeat("A", 42) + `E="]}`,
+		"/api/v1/audit/log/proof/consistency?from=3&to=5":    `<html>`,
+		"/api/v1/audit/log/proof/consistency?from=3&to=6":    `{"proof":["short"]}`,
+		"/api/v1/audit/log/proof/consistency?from=3&to=7":    `{"proof":["` + strings.Repeat("A", maxLogAnswer) + `"]}`,
+	}
+	var asked []string
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.String())
+		answer, ok := answers[r.URL.String()]
+		if !ok {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusNotFound)
+			answer = `{"type":"https://kubernaut.ai/problems/not-found","detail":"not yet"}`
+		}
+		io.WriteString(w, answer)
+	})
+	c := newClient(t, Options{URL: srv.URL})
+	if key, err := c.Key(t.Context()); err != nil || key != "name+hash+key" {
+		t.Errorf("key is %q, %v", key, err)
+	}
+	if signed, err := c.Checkpoint(t.Context()); err != nil || signed != "origin\n1\n" {
+		t.Errorf("checkpoint is %q, %v", signed, err)
+	}
+	if proof, err := c.Consistency(t.Context(), 3, 1234); err != nil || len(proof) != 1 || proof[0] != [32]byte{31: 1} {
+		t.Errorf("proof is %v, %v", proof, err)
+	}
+	for to := int64(5); to < 8; to++ {
+		if proof, err := c.Consistency(t.Context(), 3, to); err != nil || len(proof) > 0 {
+			t.Errorf("what cannot be read is %v, %v", proof, err)
+		}
+	}
+	_, err := c.Consistency(t.Context(), 3, 9)
+	got, _ := errors.AsType[*audit.PostError](err)
+	if diff := cmp.Diff(&audit.PostError{Status: 404, Kind: "not-found", Reason: "not yet"}, got); diff != "" {
+		t.Errorf("error %v (-want +got):\n%s", err, diff)
+	}
+	if len(asked) != 7 {
+		t.Errorf("7 calls made the requests %v", asked)
+	}
+	srv.Close()
+	if _, err := c.Key(t.Context()); err == nil || !strings.Contains(err.Error(), "read audit log: ") {
+		t.Errorf("error is %v", err)
 	}
 }
 
