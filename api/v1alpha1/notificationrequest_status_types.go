@@ -71,6 +71,11 @@ type AuditRecord struct {
 	// +kubebuilder:validation:Minimum=0
 	LogIndex *int64 `json:"logIndex,omitempty"`
 
+	// checkpoint is what DataStorage signed its log to be when it acknowledged the
+	// event: whoever keeps it can be shown that the event is in that log still.
+	// +optional
+	Checkpoint LogCheckpoint `json:"checkpoint,omitzero"`
+
 	// recordedTime is when DataStorage acknowledged or rejected the event.
 	// +optional
 	RecordedTime *metav1.Time `json:"recordedTime,omitempty"`
@@ -80,6 +85,21 @@ type AuditRecord struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	Message string `json:"message,omitempty"`
+}
+
+// LogCheckpoint says what DataStorage's log held at one time. It is there only
+// where the log's key had signed it.
+type LogCheckpoint struct {
+	// size is the number of events in the log.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	Size int64 `json:"size,omitempty"`
+
+	// root is the root hash of the log's Merkle tree (RFC 6962), in base64.
+	// +required
+	// +kubebuilder:validation:MinLength=44
+	// +kubebuilder:validation:MaxLength=44
+	Root string `json:"root,omitempty"`
 }
 
 // DeliveryError is why something was not sent.

@@ -243,7 +243,8 @@ func TestDurationOfAnAttemptIsNeverNegative(t *testing.T) {
 }
 
 func TestReceiptsBecomeStatus(t *testing.T) {
-	recorded := audit.Receipt{Recorded: true, LogIndex: new(int64(7)), Time: born.Add(time.Hour + 5*time.Millisecond)}
+	root := strings.Repeat("A", 43) + "="
+	recorded := audit.Receipt{Recorded: true, LogIndex: new(int64(7)), LogSize: 9, LogRoot: root, Time: born.Add(time.Hour + 5*time.Millisecond)}
 	rejected := audit.Receipt{Reason: strings.Repeat("ß", 200), Time: born.Add(2 * time.Hour)}
 	l := newLab(t)
 	l.attempt(ops, nil)
@@ -271,6 +272,7 @@ func TestReceiptsBecomeStatus(t *testing.T) {
 	got = answer(recorded)
 	equal(t, "recorded later", got, v1alpha1.AuditRecord{
 		EventID: id, State: v1alpha1.AuditRecorded, LogIndex: new(int64(7)), RecordedTime: new(metav1.NewTime(born.Add(time.Hour))),
+		Checkpoint: v1alpha1.LogCheckpoint{Size: 9, Root: root},
 	})
 	equal(t, "what is recorded stays so", answer(rejected), got)
 	second := recorded
@@ -285,6 +287,7 @@ func TestReceiptWithoutAPlaceInTheLog(t *testing.T) {
 	applyReceipts(&l.nr.Status, map[string]audit.Receipt{l.delivery(ops).Audit.EventID: {Recorded: true, Time: born}})
 	equal(t, "state", l.delivery(ops).Audit.State, v1alpha1.AuditRecorded)
 	equal(t, "log index", l.delivery(ops).Audit.LogIndex, nil)
+	equal(t, "checkpoint", l.delivery(ops).Audit.Checkpoint, v1alpha1.LogCheckpoint{})
 	checkSchema(t, l.nr)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -51,8 +52,19 @@ func Run(ctx context.Context, config *rest.Config, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeLetters()) }()
 	defer storage.CloseIdleConnections()
+	clients, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	keeper := &witnessKeeper{client: clients, namespace: o.namespace()}
+	witness, err := audit.NewWitness(o.Audit.LogKey, storage, keeper, audit.WitnessOptions{
+		Log: log, Metrics: metrics.Registry, Alarm: keeper.alarm,
+	})
+	if err != nil {
+		return err
+	}
 	store, err := audit.NewStore(o.Audit, storage, letters, audit.Options{
-		Log: log, Metrics: metrics.Registry, OnReceipts: requests.OnReceipts,
+		Log: log, Metrics: metrics.Registry, OnReceipts: requests.OnReceipts, Witness: witness,
 	})
 	if err != nil {
 		return err
@@ -67,7 +79,8 @@ func Run(ctx context.Context, config *rest.Config, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	gate := audit.NewGate(storage.Ready, log)
+	keeper.events = mgr.GetEventRecorder("notification-controller")
+	gate := witnessedGate{audit.NewGate(storage.Ready, log), witness}
 	if o.OnAuditOutage == hold {
 		requests.Recordable = func(ctx context.Context) error {
 			if err := gate.Fresh(ctx); err != nil {
@@ -173,7 +186,7 @@ func metricsOptions(o Options) metricsserver.Options {
 }
 
 // setup adds the controllers, the audit store and the checks to the manager.
-func setup(mgr ctrl.Manager, o Options, requests *controller.NotificationRequestReconciler, store *audit.Store, gate *audit.Gate, log logr.Logger) error {
+func setup(mgr ctrl.Manager, o Options, requests *controller.NotificationRequestReconciler, store *audit.Store, gate witnessedGate, log logr.Logger) error {
 	networks, err := o.allowNetworks()
 	if err != nil {
 		return err
@@ -194,10 +207,12 @@ func setup(mgr ctrl.Manager, o Options, requests *controller.NotificationRequest
 	requests.Health = health
 	return errors.Join(
 		mgr.Add(store),
+		mgr.Add(gate.witness),
 		requests.SetupWithManager(mgr, gate, metrics.Registry, o.MaxConcurrent),
 		(&controller.NotificationChannelReconciler{Client: mgr.GetClient(), Channels: channels, Health: health}).SetupWithManager(mgr),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("datastorage", gate.Check),
 		mgr.AddReadyzCheck("audit-store", store.Check),
+		mgr.AddReadyzCheck("audit-log", gate.witness.Check),
 	)
 }

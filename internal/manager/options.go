@@ -117,6 +117,7 @@ func (o *Options) BindFlags(fs *flag.FlagSet) {
 	fs.IntVar(&o.Audit.BatchSize, "audit-batch-size", 100, "audit events that are sent to DataStorage without waiting, 10 to 1000")
 	fs.DurationVar(&o.Audit.FlushInterval, "audit-flush-interval", 100*time.Millisecond, "longest wait of an audit event for others to be sent with")
 	fs.IntVar(&o.Audit.MaxRetries, "audit-max-retries", 3, "tries after the first before audit events go to the dead-letter queue, from where they are tried for ever")
+	fs.StringVar(&o.Audit.LogKey, "audit-log-key", "", "public `key` of DataStorage's log, which its checkpoints are verified with; the one that DataStorage names first where empty")
 	fs.BoolVar(&o.AuditIncludeBody, "audit-include-body", false, "record the message's body in audit events; its digest is recorded always")
 	fs.StringVar(&o.OnAuditOutage, "on-audit-outage", deliver, "deliver: messages go out while DataStorage is down, and their events wait; hold: no attempt begins before DataStorage can record it")
 
@@ -131,7 +132,7 @@ func (o *Options) BindFlags(fs *flag.FlagSet) {
 	fs.IntVar(&o.MaxConcurrent, "max-concurrent-reconciles", 16, "requests that are worked on at the same time")
 	fs.StringVar(&o.WatchNamespaces, "watch-namespaces", "", "`namespaces`, separated by commas, to work in; all where empty")
 	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "work only while holding the lease, so that several replicas can run")
-	fs.StringVar(&o.LeaderElectNamespace, "leader-elect-namespace", "", "`namespace` of the lease; the pod's own where empty")
+	fs.StringVar(&o.LeaderElectNamespace, "leader-elect-namespace", "", "`namespace` of the lease and of what the manager keeps of the audit log; the pod's own where empty, default outside a cluster")
 	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", "127.0.0.1:8082", "`address` of /metrics; over HTTPS with authentication unless it is loopback; 0 for none")
 	fs.StringVar(&o.HealthProbeAddress, "health-probe-bind-address", "127.0.0.1:8081", "`address` of /healthz and /readyz; 0 for none")
 	fs.DurationVar(&o.ShutdownTimeout, "shutdown-timeout", 30*time.Second, "longest time from the first signal to the end, two thirds of it for attempts in flight")

@@ -115,6 +115,7 @@ func startManager(b *testing.B, namespace string) (*harness.Process, *exec.Cmd) 
 		"--kubeconfig", kubeconfig(b, testenv.Config(b)),
 		"--datastorage-url", storage.URL,
 		"--watch-namespaces", namespace,
+		"--leader-elect-namespace", namespace,
 		"--metrics-bind-address", harness.FreeAddress(b),
 		"--health-probe-bind-address", probe,
 		"--dlq-path", filepath.Join(dir, "dlq"),

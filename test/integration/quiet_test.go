@@ -95,6 +95,7 @@ func TestAConsoleRequestCostsFourWritesAndOneEventAndThenNoMore(t *testing.T) {
 	t.Parallel()
 	s := run(t)
 	s.waitReady()
+	s.witnessed() // or it would write in between
 	s.send("first")
 	before := s.workUntil("first")
 	s.send("second")

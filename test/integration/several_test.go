@@ -3,16 +3,12 @@ package integration
 import (
 	"fmt"
 	"net/http"
-	"os"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
@@ -53,30 +49,9 @@ func TestTwoManagersAtOnceSendAndRecordOnce(t *testing.T) {
 func TestAStandbyTakesOverWhereTheLeaderStops(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
-	text, err := os.ReadFile("../../config/rbac/leader_election.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	s.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "notification-system"}})
-	for document := range strings.SplitSeq(string(text), "\n---\n") {
-		kind := metav1.TypeMeta{}
-		if err := yaml.Unmarshal([]byte(document), &kind); err != nil {
-			t.Fatal(err)
-		}
-		if kind.Kind == "Role" {
-			role := &rbacv1.Role{}
-			if err := yaml.UnmarshalStrict([]byte(document), role); err != nil {
-				t.Fatal(err)
-			}
-			s.create(role)
-			continue
-		}
-		binding := &rbacv1.RoleBinding{}
-		if err := yaml.UnmarshalStrict([]byte(document), binding); err != nil {
-			t.Fatal(err)
-		}
-		s.create(binding)
-	}
+	s.bind("leader_election.yaml", "notification-system")
+	s.bind("witness.yaml", "notification-system")
 	s.startStorage()
 	flags := []string{"--leader-elect", "--leader-elect-namespace", "notification-system"}
 	s.startManager(flags...)

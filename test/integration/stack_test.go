@@ -73,6 +73,7 @@ func newStack(t *testing.T) *stack {
 	}
 	s.managerStorage, s.namespaces = s.storageAddress, s.namespace
 	bindRole.Do(func() { s.bindRole() })
+	s.bind("witness.yaml", s.namespace)
 	return s
 }
 
@@ -102,6 +103,23 @@ func (s *stack) bindRole() {
 	})
 }
 
+// bind gives the manager's service account the role of a file, in a namespace.
+func (s *stack) bind(file, namespace string) {
+	s.t.Helper()
+	text, err := os.ReadFile("../../config/rbac/" + file)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	role, binding, _ := strings.Cut(string(text), "\n---\n")
+	for document, object := range map[string]client.Object{role: &rbacv1.Role{}, binding: &rbacv1.RoleBinding{}} {
+		if err := yaml.UnmarshalStrict([]byte(document), object); err != nil {
+			s.t.Fatal(err)
+		}
+		object.SetNamespace(namespace)
+		s.create(object)
+	}
+}
+
 func (s *stack) startStorage() {
 	s.t.Helper()
 	s.storageProcess, s.storage = harness.StartDataStorage(s.t, s.storageAddress, "sqlite:"+filepath.Join(s.dir, "datastorage.db"))
@@ -116,6 +134,7 @@ func (s *stack) startManager(flags ...string) {
 		"--kubeconfig", kubeconfig(s.t, testenv.User(s.t, serviceAccount)),
 		"--datastorage-url", "http://" + s.managerStorage,
 		"--watch-namespaces", s.namespaces,
+		"--leader-elect-namespace", s.namespace,
 		"--metrics-bind-address", s.metrics,
 		"--health-probe-bind-address", s.probe,
 		"--dlq-path", filepath.Join(s.dir, "dlq"),
