@@ -26,12 +26,14 @@ const (
 
 // serverMembers are added to an event when it is read. An event that brought
 // them along could not be told from one that was read.
-var serverMembers = []string{"leaf_hash", "log_index", "recorded_at", "salt"}
+var serverMembers = []string{"expired", "leaf_hash", "log_index", "recorded_at", "salt"}
 
-// ownMembers are the names that mean something: those of audit.Event and those
-// that the server adds.
+const retentionDays = "retention_days"
+
+// ownMembers are the names that mean something: those of audit.Event, the time to
+// keep it, and those that the server adds.
 var ownMembers = func() []string {
-	names := slices.Clone(serverMembers)
+	names := append(slices.Clone(serverMembers), retentionDays)
 	for field := range reflect.TypeFor[audit.Event]().Fields() {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		names = append(names, name)
@@ -157,6 +159,10 @@ func parseEvent(raw []byte, salt salter) (Record, []audit.Violation) {
 			d.fail(name, "is set by the server; leave it out")
 		}
 	}
+	days := d.integer(retentionDays)
+	if days != nil && !d.failed("/"+retentionDays) && (*days < 1 || *days > maxRetentionDays) {
+		d.fail(retentionDays, fmt.Sprintf("must be a number of days from 1 to %d", maxRetentionDays))
+	}
 	d.refuseLookalikes()
 	for _, v := range event.Validate() {
 		if !d.failed(v.Pointer) {
@@ -179,7 +185,11 @@ func parseEvent(raw []byte, salt salter) (Record, []audit.Violation) {
 	if err != nil {
 		return Record{}, []audit.Violation{{Pointer: "", Detail: "has no canonical JSON form: " + err.Error()}}
 	}
-	return NewRecord(event, body), nil
+	record := NewRecord(event, body)
+	if days != nil {
+		record.RetentionDays = *days
+	}
+	return record, nil
 }
 
 // decoder reads the known members of an event by their exact names and collects

@@ -45,7 +45,7 @@ const (
 var openAPI []byte
 
 // Authorizer decides whether the bearer of a token may use a path with a verb
-// (get or post). Its errors are those of package kubeauth.
+// (get, post or delete). Its errors are those of package kubeauth.
 type Authorizer interface {
 	Authorize(ctx context.Context, token, audience, verb, path string) error
 }
@@ -85,6 +85,9 @@ func NewAPI(events *Log, auth Authorizer, log logr.Logger) *API {
 	} {
 		a.mux.HandleFunc("GET "+logPath+path, a.guard(tokenAudience, logAccessPath, handler))
 	}
+	a.mux.HandleFunc("POST "+holdsPath, a.guard(tokenAudience, holdsAccess, a.postHold))
+	a.mux.HandleFunc("GET "+holdsPath, a.guard(tokenAudience, holdsAccess, a.getHolds))
+	a.mux.HandleFunc("DELETE "+holdsPath+"/{correlation_id}", a.guard(tokenAudience, holdsAccess, a.deleteHold))
 	scrape := promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})
 	a.mux.HandleFunc("GET /metrics", a.guard("", "/metrics", scrape.ServeHTTP))
 	a.mux.HandleFunc("GET /health", live)
@@ -283,7 +286,7 @@ func (a *API) conflictProblem(ctx context.Context, r *http.Request, records []Re
 				requestLog(r).Error(err, "Reading a conflicting event failed", "eventID", id)
 				return retryable(unavailable, "the database does not answer at present; send the events again with the same IDs")
 			}
-			item.Stored = factsOf(page.Events[0].Body)
+			item.Stored = factsOf(&page.Events[0])
 		}
 		p.Errors = append(p.Errors, item)
 	}
@@ -291,14 +294,13 @@ func (a *API) conflictProblem(ctx context.Context, r *http.Request, records []Re
 }
 
 // factsOf reads what it can: event_data is free-form, so a member of another
-// type counts as absent.
-func factsOf(body []byte) *audit.Facts {
+// type counts as absent, and so does what has expired.
+func factsOf(stored *Stored) *audit.Facts {
 	var event struct {
-		EventType string                     `json:"event_type"`
 		EventData map[string]json.RawMessage `json:"event_data"`
 	}
-	_ = json.Unmarshal(body, &event)
-	facts := &audit.Facts{EventType: event.EventType}
+	_ = json.Unmarshal(stored.Body, &event)
+	facts := &audit.Facts{EventType: stored.Columns.EventType}
 	_ = json.Unmarshal(event.EventData["notification_uid"], &facts.NotificationUID)
 	_ = json.Unmarshal(event.EventData["channel"], &facts.Channel)
 	_ = json.Unmarshal(event.EventData["attempt"], &facts.Attempt)

@@ -34,6 +34,7 @@ type Log struct {
 	log    logr.Logger
 
 	requests chan *request
+	changes  chan *request // of which each is a transaction of its own
 	ended    chan struct{}
 	stop     context.CancelFunc
 
@@ -42,12 +43,16 @@ type Log struct {
 	milestone time.Time
 }
 
-// request is one call of Append, or a heartbeat where it has no records.
+// request is one call of Append, or of change.
 type request struct {
-	records  []Record
-	answered chan struct{}
-	outcome  Outcome // set, like err, before answered is closed
-	err      error
+	records []Record
+	// make, where it is set, makes the records of what the transaction sees, and
+	// adds what is to be changed besides.
+	make      func(ctx context.Context, known Known, add *Addition) ([]Record, error)
+	heartbeat bool // a new checkpoint is wanted in any case
+	answered  chan struct{}
+	outcome   Outcome // set, like err, before answered is closed
+	err       error
 }
 
 // Outcome is what has become of the records of a call of Append.
@@ -64,8 +69,8 @@ var ErrTampered = errors.New("the log is not what its checkpoint says; datastora
 // error that is ErrConfig where the log has another key, and ErrTampered. What
 // goes wrong later goes to the logger that ctx has.
 func OpenLog(ctx context.Context, store Store, key *ledger.Key) (*Log, error) {
-	l := &Log{Reader: store, writer: store, key: key, log: logr.FromContextOrDiscard(ctx), requests: make(chan *request, maxWrites), ended: make(chan struct{})}
-	first := &request{answered: make(chan struct{})}
+	l := &Log{Reader: store, writer: store, key: key, log: logr.FromContextOrDiscard(ctx), requests: make(chan *request, maxWrites), changes: make(chan *request), ended: make(chan struct{})}
+	first := &request{heartbeat: true, answered: make(chan struct{})}
 	l.commit(ctx, []*request{first})
 	if first.err != nil {
 		return nil, fmt.Errorf("open log: %w", first.err)
@@ -90,12 +95,22 @@ func (l *Log) CheckWrite(ctx context.Context) error { return l.writer.CheckWrite
 // order. It returns a *ConflictError
 // where an ID is known with other content.
 func (l *Log) Append(ctx context.Context, records []Record) (Outcome, error) {
+	return l.ask(ctx, l.requests, &request{records: records})
+}
+
+// change stores what is made within the transaction.
+func (l *Log) change(ctx context.Context, make func(context.Context, Known, *Addition) ([]Record, error)) error {
+	_, err := l.ask(ctx, l.changes, &request{make: make})
+	return err
+}
+
+func (l *Log) ask(ctx context.Context, queue chan<- *request, r *request) (Outcome, error) {
 	if ctx.Err() != nil {
 		return Outcome{}, context.Cause(ctx)
 	}
-	r := &request{records: records, answered: make(chan struct{})}
+	r.answered = make(chan struct{})
 	select {
-	case l.requests <- r:
+	case queue <- r:
 	case <-ctx.Done():
 		return Outcome{}, context.Cause(ctx)
 	}
@@ -124,12 +139,14 @@ func (l *Log) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-heartbeat.C:
-			beat := &request{answered: make(chan struct{})}
+			beat := &request{heartbeat: true, answered: make(chan struct{})}
 			if l.commit(ctx, []*request{beat}); beat.err != nil {
 				l.log.Error(beat.err, "Signing a checkpoint of the idle log failed")
 			}
 		case r := <-l.requests:
 			l.commit(ctx, l.gather(r))
+		case r := <-l.changes:
+			l.commit(ctx, []*request{r})
 		}
 		heartbeat.Reset(heartbeatEvery)
 	}
@@ -160,7 +177,7 @@ func (l *Log) commit(ctx context.Context, batch []*request) {
 		}
 	}
 	var tree *ledger.Tree
-	now := time.Now().UTC().Truncate(time.Millisecond)
+	now := time.Now().UTC()
 	err := l.writer.Append(ctx, ids, func(known Known) (addition Addition, err error) {
 		tree, addition, err = l.plan(ctx, batch, known, now)
 		return addition, err
@@ -180,13 +197,18 @@ func (l *Log) commit(ctx context.Context, batch []*request) {
 // plan places the records of all requests in the log, and sets what each is to
 // be answered.
 func (l *Log) plan(ctx context.Context, batch []*request, known Known, now time.Time) (*ledger.Tree, Addition, error) {
-	var add Addition
+	add := Addition{RecordedAt: now.Truncate(time.Microsecond)}
 	tree, err := l.catchUp(ctx, known)
 	if err != nil {
 		return nil, add, err
 	}
 	heartbeat := known.Head.Verifier == ""
 	for _, r := range batch {
+		if r.make != nil {
+			if r.records, err = r.make(ctx, known, &add); err != nil {
+				return nil, add, err
+			}
+		}
 		var fresh []int
 		r.outcome.Appended, fresh, r.err = place(r.records, known.Stored, tree.Size())
 		if conflict, ok := errors.AsType[*ConflictError](r.err); ok {
@@ -199,12 +221,12 @@ func (l *Log) plan(ctx context.Context, batch []*request, known Known, now time.
 			add.Records = append(add.Records, r.records[i])
 			add.Tiles = append(add.Tiles, tree.Append(r.records[i].LeafHash)...)
 		}
-		heartbeat = heartbeat || len(r.records) == 0
+		heartbeat = heartbeat || r.heartbeat
 	}
 	head := known.Head
 	if len(add.Records) > 0 || heartbeat {
 		head = Head{Size: tree.Size(), Verifier: l.key.Verifier()}
-		if head.Checkpoint, err = l.key.Sign(ledger.Checkpoint{Size: head.Size, Root: tree.Root(), Time: now}); err != nil {
+		if head.Checkpoint, err = l.key.Sign(ledger.Checkpoint{Size: head.Size, Root: tree.Root(), Time: now.Truncate(time.Millisecond)}); err != nil {
 			return nil, add, err
 		}
 		add.Head = head
@@ -234,9 +256,9 @@ func (l *Log) catchUp(ctx context.Context, known Known) (*ledger.Tree, error) {
 	if l.tree != nil && l.tree.Size() < size && size-l.tree.Size() <= ledger.TileWidth {
 		// Another replica has written.
 		tree = l.tree.Clone()
-		err = grow(ctx, tree, known.Hashes, size)
+		err = grow(ctx, tree, known.Tx, size)
 	} else {
-		tree, err = restore(ctx, known.Hashes, size)
+		tree, err = restore(ctx, known.Tx, size)
 	}
 	if err != nil || known.Head.Checkpoint == "" {
 		return tree, err

@@ -44,7 +44,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	method, level := r.Method, 1
 	switch method {
-	case http.MethodPost:
+	case http.MethodPost, http.MethodDelete:
 		level = 0
 	case http.MethodGet, http.MethodHead:
 	default:
@@ -92,9 +92,9 @@ func (a *API) guard(audience, path string, next http.HandlerFunc) http.HandlerFu
 			next(w, r)
 			return
 		}
-		verb := "get"
-		if r.Method == http.MethodPost {
-			verb = "post"
+		verb := strings.ToLower(r.Method)
+		if r.Method == http.MethodHead {
+			verb = "get"
 		}
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		err := kubeauth.ErrUnauthenticated

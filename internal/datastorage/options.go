@@ -33,6 +33,9 @@ type Options struct {
 	Auth string
 	// SigningKey is the file of the log's private key.
 	SigningKey string
+	// RetentionDays is how long events are kept that do not say it themselves; 0 is
+	// for good.
+	RetentionDays int64
 	// TLSCertDir holds tls.crt and tls.key; without it the server speaks HTTP.
 	TLSCertDir string
 	// DrainDelay is how long the server goes on serving, not ready, before it
@@ -98,6 +101,7 @@ func ParseOptions(args []string, output io.Writer) (opts Options, command string
 	flags.StringVar(&opts.Auth, "auth", "none", "`who` may call: none (everyone; on a loopback address only) or kubernetes (bearer tokens)")
 	flags.StringVar(&opts.TLSCertDir, "tls-cert-dir", "", "`directory` with tls.crt and tls.key, read again when they change; plain HTTP without it")
 	flags.StringVar(&opts.SigningKey, "signing-key", "data/signing.key", "`file` with the log's private key, made at the first start; all replicas need the same")
+	flags.Int64Var(&opts.RetentionDays, "retention-days", 0, "`days` after which events that have no retention_days lose all but what the log's proofs need; 0 keeps them for good")
 	format := flags.String("log-format", "json", "json or console")
 	level := flags.String("log-level", "info", "debug, info or error")
 	if err := parse(args); err != nil {
@@ -151,6 +155,8 @@ func (o *Options) validate() error {
 		return fmt.Errorf("--auth is %q; allowed are none and kubernetes", o.Auth)
 	case o.Auth == "none" && !loopback:
 		return fmt.Errorf("--auth=none is for loopback addresses only and --listen is %s; use --auth=kubernetes or listen on 127.0.0.1", o.Listen)
+	case o.RetentionDays < 0 || o.RetentionDays > maxRetentionDays:
+		return fmt.Errorf("--retention-days is %d; allowed are 0, which keeps events for good, to %d", o.RetentionDays, maxRetentionDays)
 	}
 	if o.TLSCertDir != "" {
 		if _, err := os.Stat(o.TLSCertDir); err != nil {

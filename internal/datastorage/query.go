@@ -49,8 +49,8 @@ func (a *API) listEvents(w http.ResponseWriter, r *http.Request) {
 		Data:       make([]json.RawMessage, len(page.Events)),
 		Pagination: pagination{Limit: filter.Limit, Offset: filter.Offset, Total: page.Total, HasMore: page.Next != nil},
 	}
-	for i, e := range page.Events {
-		answer.Data[i] = e.json()
+	for i := range page.Events {
+		answer.Data[i] = page.Events[i].json()
 	}
 	if page.Next != nil {
 		answer.Pagination.After = page.Next.String()
@@ -89,9 +89,14 @@ func (a *API) query(r *http.Request, filter Filter) (Page, *Problem) {
 }
 
 // json returns the stored event with its place in the log. Without the three
-// added members it is, byte for byte, what the leaf hash was made of.
-func (s Stored) json() json.RawMessage {
-	out := append(make([]byte, 0, len(s.Body)+192), s.Body[:len(s.Body)-1]...)
+// added members it is, byte for byte, what the leaf hash was made of, unless it
+// has expired.
+func (s *Stored) json() json.RawMessage {
+	body := s.Body
+	if body == nil {
+		body = s.remains()
+	}
+	out := append(make([]byte, 0, len(body)+192), body[:len(body)-1]...)
 	out = fmt.Appendf(out, `,"leaf_hash":"%s","log_index":%d,"recorded_at":"%s"}`,
 		hex.EncodeToString(s.LeafHash[:]), s.LogIndex, s.RecordedAt.UTC().Format(time.RFC3339Nano))
 	return out

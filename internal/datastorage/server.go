@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -58,6 +59,11 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	defer events.Close()
 	opts.Log.Info("The log is open", "publicKey", key.Verifier())
+	retaining, stopRetaining := context.WithCancel(logging)
+	var retain sync.WaitGroup
+	retain.Go(func() { events.retain(retaining, opts.RetentionDays) })
+	defer retain.Wait()
+	defer stopRetaining()
 	api := NewAPI(events, auth, opts.Log)
 	server := &http.Server{
 		Handler:           api,

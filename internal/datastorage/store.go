@@ -21,11 +21,25 @@ var ErrConfig = errors.New("database refused")
 
 // Record is one event on its way into the log, made by NewRecord. Body is the
 // event as canonical JSON, the bytes that are stored; Event is what the columns
-// are filled from. LeafHash is that of Body.
+// are filled from. LeafHash is that of Body. RetentionDays is how long the body is
+// kept: 0 as the policy says, Forever for good.
 type Record struct {
-	Event    audit.Event
-	Body     []byte
-	LeafHash ledger.Hash
+	Event         audit.Event
+	Body          []byte
+	LeafHash      ledger.Hash
+	RetentionDays int64
+}
+
+// Forever is the RetentionDays of what never expires.
+const Forever = -1
+
+// ExpiresAt is when the body of a record may go that is recorded at a time, and
+// whether it says so itself. A zero time is never.
+func (r *Record) ExpiresAt(recordedAt time.Time) (time.Time, bool) {
+	if r.RetentionDays > 0 {
+		return recordedAt.AddDate(0, 0, int(r.RetentionDays)), true
+	}
+	return time.Time{}, r.RetentionDays == Forever
 }
 
 // NewRecord returns the record of an event whose canonical JSON is body.
@@ -46,10 +60,13 @@ type Appended struct {
 	Duplicate bool
 }
 
-// Stored is an event as it is read back. Times have microseconds.
+// Stored is an event as it is read back. Times have microseconds. Columns has what
+// FilterColumns name and the event's time, which is all that remains where Body is
+// nil because it has expired.
 type Stored struct {
 	Placed
 	RecordedAt time.Time
+	Columns    audit.Event
 	Body       []byte
 }
 
@@ -69,6 +86,9 @@ type Writer interface {
 	Append(ctx context.Context, ids []uuid.UUID, plan func(Known) (Addition, error)) error
 	// CheckWrite commits a write and checks that the schema is this program's.
 	CheckWrite(ctx context.Context) error
+	// Reclaim gives back the space of what has expired before the month of a time,
+	// where the database does not do that by itself.
+	Reclaim(ctx context.Context, now time.Time) error
 }
 
 // Reader is the part of a Store that reads what was committed.
@@ -78,6 +98,8 @@ type Reader interface {
 	Query(ctx context.Context, filter Filter) (Page, error)
 	// Head returns the head of the log.
 	Head(ctx context.Context) (Head, error)
+	// Holds returns the legal holds, by correlation ID.
+	Holds(ctx context.Context) ([]Hold, error)
 }
 
 // Leaves is the level below that of the tiles: leaf hashes.
@@ -104,24 +126,49 @@ type Head struct {
 	Verifier   string // public key of all checkpoints
 }
 
-// Known is what a transaction sees of the log. Hashes is of use within it alone.
+// Known is what a transaction sees of the log. Tx is of use within it alone.
 type Known struct {
 	Head   Head
 	Stored map[uuid.UUID]Placed
-	Hashes Hashes
+	Tx     Tx
+}
+
+// Tx reads what a transaction sees.
+type Tx interface {
+	Hashes
+	// Expirable returns events whose bodies may go, in the order of the log and at
+	// most limit of them: those whose own time has come, and those recorded until
+	// policy that have none. A zero policy is none.
+	Expirable(ctx context.Context, now, policy time.Time, limit int) ([]Stored, error)
+	// Hold returns the hold on a correlation ID, and false where there is none.
+	Hold(ctx context.Context, correlationID string) (Hold, bool, error)
+}
+
+// Hold keeps the events of a correlation ID, those to come included, from expiring.
+type Hold struct {
+	CorrelationID string    `json:"correlation_id"`
+	Reason        string    `json:"reason"`
+	PlacedBy      string    `json:"placed_by"`
+	PlacedAt      time.Time `json:"placed_at"`
 }
 
 // Addition is what goes into the log at once. Records take the log indices from
-// the head's size on. The zero Addition changes nothing.
+// the head's size on. An Addition without a Head changes nothing but Conflicts.
 type Addition struct {
-	Records []Record
-	Tiles   []ledger.Tile
-	Head    Head // the zero Head where the log stays as it is
+	RecordedAt time.Time // in microseconds
+	Records    []Record
+	Tiles      []ledger.Tile
+	Head       Head // the zero Head where the log stays as it is
 	// Conflicts are kept apart, each content of an ID once.
 	Conflicts []Record
 	// Milestone is set where the checkpoint is to be found when others have
 	// followed it.
 	Milestone bool
+	// Expired are those of Expirable that lose their bodies.
+	Expired []Stored
+	Placed  *Hold
+	// Released is the correlation ID of a hold that ends, or empty.
+	Released string
 }
 
 // Opener opens the database that a URL names and brings its schema up to date.

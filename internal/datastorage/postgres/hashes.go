@@ -19,7 +19,7 @@ func (s *store) Head(ctx context.Context) (datastorage.Head, error) {
 
 // Hashes is as datastorage.Hashes says.
 func (s *store) Hashes(ctx context.Context, level int, from, to int64) ([]datastorage.HashRow, error) {
-	return hashes{s.pool}.Hashes(ctx, level, from, to)
+	return reader{s.pool}.Hashes(ctx, level, from, to)
 }
 
 func scanHead(row pgx.Row) (h datastorage.Head, err error) {
@@ -33,20 +33,21 @@ func scanHead(row pgx.Row) (h datastorage.Head, err error) {
 	return h, nil
 }
 
-// hashes reads in a transaction or with the pool.
-type hashes struct {
-	querier interface {
-		Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
-	}
+// querier is a transaction, or the pool.
+type querier interface {
+	Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
 }
 
+// reader reads in a transaction or beside it.
+type reader struct{ querier }
+
 // Hashes is as datastorage.Hashes says.
-func (h hashes) Hashes(ctx context.Context, level int, from, to int64) ([]datastorage.HashRow, error) {
+func (r reader) Hashes(ctx context.Context, level int, from, to int64) ([]datastorage.HashRow, error) {
 	query, args := "SELECT log_index, leaf_hash FROM audit_events WHERE log_index >= $1 AND log_index < $2 ORDER BY log_index", []any{from, to}
 	if level != datastorage.Leaves {
 		query, args = "SELECT tile_index, hashes FROM audit_tiles WHERE tile_index >= $1 AND tile_index < $2 AND level = $3 ORDER BY tile_index", append(args, level)
 	}
-	rows, err := h.querier.Query(ctx, query, args...)
+	rows, err := r.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}

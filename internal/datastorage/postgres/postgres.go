@@ -6,7 +6,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
-	"time"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -24,6 +24,8 @@ var migrations embed.FS
 type store struct {
 	pool   *pgxpool.Pool
 	schema int64
+	// month is the partition that is known to be there.
+	month atomic.Pointer[string]
 }
 
 // Open connects to the database of a postgres:// URL. What the URL leaves out
@@ -117,8 +119,12 @@ func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastora
 	if err != nil || add.Head.Verifier == "" && len(add.Conflicts) == 0 {
 		return err
 	}
-	if err := insert(ctx, tx, add.Records, known.Head.Size); err != nil {
+	month := s.month.Swap(nil)
+	if month, err = insert(ctx, tx, add, known.Head.Size, month); err != nil {
 		return fmt.Errorf("insert events: %w", err)
+	}
+	if err := retain(ctx, tx, add); err != nil {
+		return err
 	}
 	if err := moveHead(ctx, tx, add); err != nil {
 		return fmt.Errorf("move log head: %w", err)
@@ -126,6 +132,7 @@ func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastora
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("commit append: %w", err)
 	}
+	s.month.Store(month)
 	return nil
 }
 
@@ -133,8 +140,8 @@ func moveHead(ctx context.Context, tx pgx.Tx, add datastorage.Addition) error {
 	var batch pgx.Batch
 	for i := range add.Conflicts {
 		r := &add.Conflicts[i]
-		batch.Queue("INSERT INTO audit_conflicts (event_id, leaf_hash, received_at, event) VALUES ($1, $2, now(), $3) ON CONFLICT DO NOTHING",
-			[16]byte(r.Event.EventID), r.LeafHash[:], r.Body)
+		batch.Queue("INSERT INTO audit_conflicts (event_id, leaf_hash, received_at, event) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+			[16]byte(r.Event.EventID), r.LeafHash[:], add.RecordedAt, r.Body)
 	}
 	for i := range add.Tiles {
 		t := &add.Tiles[i]
@@ -154,7 +161,7 @@ func moveHead(ctx context.Context, tx pgx.Tx, add datastorage.Addition) error {
 // are stored. The lateral join makes the planner look up each ID in the index,
 // whatever it believes about the size of the table.
 func find(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) (datastorage.Known, error) {
-	known := datastorage.Known{Stored: map[uuid.UUID]datastorage.Placed{}, Hashes: hashes{tx}}
+	known := datastorage.Known{Stored: map[uuid.UUID]datastorage.Placed{}, Tx: reader{tx}}
 	sent := make([][16]byte, len(ids))
 	for i, id := range ids {
 		sent[i] = id
@@ -184,25 +191,42 @@ func find(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) (datastorage.Known, e
 	return known, err
 }
 
-var eventColumns = []string{
-	"log_index", "event_id", "event_timestamp", "event_type", "event_category", "event_outcome", "correlation_id",
-	"severity", "resource_id", "namespace", "recorded_at", "leaf_hash", "event",
-}
-
-func insert(ctx context.Context, tx pgx.Tx, records []datastorage.Record, head int64) error {
-	if len(records) == 0 {
-		return nil
+var (
+	eventColumns = []string{
+		"log_index", "event_id", "event_timestamp", "event_type", "event_category", "event_outcome", "correlation_id",
+		"severity", "resource_id", "namespace", "recorded_at", "leaf_hash",
 	}
-	now := time.Now()
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{"audit_events"}, eventColumns, pgx.CopyFromSlice(len(records), func(n int) ([]any, error) {
-		r := &records[n]
+	bodyColumns = []string{"recorded_at", "log_index", "expires_at", "event"}
+)
+
+// insert adds the records of a log of head events. It returns the partition of
+// their month, which it makes unless that is known to be there.
+func insert(ctx context.Context, tx pgx.Tx, add datastorage.Addition, head int64, known *string) (*string, error) {
+	if len(add.Records) == 0 {
+		return known, nil
+	}
+	month := add.RecordedAt.UTC().Format(partition)
+	if known == nil || *known != month {
+		if err := makePartition(ctx, tx, month, add.RecordedAt); err != nil {
+			return nil, err
+		}
+	}
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"audit_events"}, eventColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
+		r := &add.Records[n]
 		e := &r.Event
 		return []any{
 			head + int64(n), [16]byte(e.EventID), e.EventTimestamp, e.EventType, e.EventCategory, e.EventOutcome, e.CorrelationID,
-			orNull(e.Severity), orNull(e.ResourceID), orNull(e.Namespace), now, r.LeafHash[:], r.Body,
+			orNull(e.Severity), orNull(e.ResourceID), orNull(e.Namespace), add.RecordedAt, r.LeafHash[:],
 		}, nil
 	}))
-	return err
+	if err != nil {
+		return nil, err
+	}
+	_, err = tx.CopyFrom(ctx, pgx.Identifier{month}, bodyColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
+		r := &add.Records[n]
+		return []any{add.RecordedAt, head + int64(n), expiresAt(r, add.RecordedAt), r.Body}, nil
+	}))
+	return &month, err
 }
 
 func orNull(s string) any {

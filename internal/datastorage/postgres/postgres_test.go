@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
@@ -109,6 +110,55 @@ func TestStart(t *testing.T) {
 			t.Errorf("got %v, want an error that is not ErrConfig and does not tell the password", err)
 		}
 	})
+}
+
+// Rows of different partitions have the same ctid, and a purge that goes by that
+// removes what is still to be kept.
+func TestExpiryTouchesNoOtherMonth(t *testing.T) {
+	url := storetest.SharedPostgres(t).NewDatabase(t)
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	past := &storetest.At{Store: open(t, url), Time: now}
+	log := storetest.OpenLog(t, past)
+	for month := 1; month <= 4; month++ {
+		past.Time = now.Add(-time.Duration(month) * 31 * storetest.Day)
+		if _, err := log.Append(t.Context(), []datastorage.Record{storetest.Record(2 * month), storetest.Record(2*month + 1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func(query string, args ...any) (n int) {
+		t.Helper()
+		conn, err := pgx.Connect(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(t.Context())
+		if err := conn.QueryRow(t.Context(), query, args...).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	const partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_bodies'::regclass"
+	if n, same := count(partitions), count("SELECT count(*) - count(DISTINCT ctid) FROM audit_bodies"); n != 4 || same != 6 {
+		t.Fatalf("there are %d months, and %d rows with the ctid of another; want 4 and 6", n, same)
+	}
+	past.Time = now
+	if n, err := log.Expire(t.Context(), now, 80); err != nil || n != 4 {
+		t.Fatalf("expired %d, %v; want the four of the two oldest months", n, err)
+	}
+	cutoff := now.AddDate(0, 0, -80)
+	if old, kept := count("SELECT count(*) FROM audit_bodies WHERE recorded_at < $1", cutoff), count("SELECT count(*) FROM audit_bodies WHERE recorded_at >= $1", cutoff); old != 0 || kept != 5 {
+		t.Errorf("%d of what has expired and %d of what has not is there; want 0 and 5", old, kept)
+	}
+	if err := past.Reclaim(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(partitions); n != 3 {
+		t.Errorf("there are %d months after those that are empty were dropped, want 3", n)
+	}
+	past.Time = now.Add(-4 * 31 * storetest.Day)
+	if _, err := log.Append(t.Context(), []datastorage.Record{storetest.Record(100)}); err != nil {
+		t.Errorf("a clock that steps back into a month that was dropped: %v", err)
+	}
 }
 
 func wantRefusal(t *testing.T, err error, reason string) {

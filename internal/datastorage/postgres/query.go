@@ -31,33 +31,37 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 		where += fmt.Sprintf(" AND (event_timestamp, log_index) < ($%d, $%d)", len(args)+1, len(args)+2)
 		args = append(args, time.UnixMicro(filter.After.Micros), filter.After.LogIndex)
 	}
-	statement := fmt.Sprintf(`SELECT log_index, event_timestamp, recorded_at, leaf_hash, event::text FROM audit_events
-		WHERE %s ORDER BY event_timestamp DESC, log_index DESC LIMIT $%d OFFSET $%d`, where, len(args)+1, len(args)+2)
+	statement := fmt.Sprintf("%s FROM audit_events AS e WHERE %s ORDER BY event_timestamp DESC, log_index DESC LIMIT $%d OFFSET $%d",
+		selectEvents, where, len(args)+1, len(args)+2)
 	rows, err := tx.Query(ctx, statement, append(args, filter.Limit+1, filter.Offset)...)
 	if err != nil {
 		return page, fmt.Errorf("read events: %w", err)
 	}
-	var last datastorage.Cursor
-	var index int64
-	var happened, recorded time.Time
-	var hash []byte
-	var body string
-	_, err = pgx.ForEachRow(rows, []any{&index, &happened, &recorded, &hash, &body}, func() error {
-		if len(page.Events) == filter.Limit {
-			page.Next = &last
-			return nil
-		}
-		last = datastorage.Cursor{Micros: happened.UnixMicro(), LogIndex: index}
-		e := datastorage.Stored{RecordedAt: recorded.UTC(), Body: []byte(body)}
-		e.LogIndex = index
-		copy(e.LeafHash[:], hash)
-		page.Events = append(page.Events, e)
-		return nil
-	})
-	if err != nil {
+	if page.Events, err = pgx.CollectRows(rows, scanEvent); err != nil {
 		return page, fmt.Errorf("read events: %w", err)
 	}
-	return page, nil
+	if len(page.Events) > filter.Limit {
+		page.Events = page.Events[:filter.Limit]
+		last := &page.Events[filter.Limit-1]
+		page.Next = &datastorage.Cursor{Micros: last.Columns.EventTimestamp.UnixMicro(), LogIndex: last.LogIndex}
+	}
+	return page, addBodies(ctx, tx, page.Events)
+}
+
+// selectEvents has the columns that scanEvent reads, e being audit_events.
+const selectEvents = `SELECT e.log_index, e.event_id, e.event_timestamp, e.event_type, e.event_category, e.event_outcome, e.correlation_id,
+	coalesce(e.severity, ''), coalesce(e.resource_id, ''), coalesce(e.namespace, ''), e.recorded_at, e.leaf_hash`
+
+// scanEvent reads an event without its body.
+func scanEvent(row pgx.CollectableRow) (s datastorage.Stored, err error) {
+	var id [16]byte
+	var hash []byte
+	e := &s.Columns
+	err = row.Scan(&s.LogIndex, &id, &e.EventTimestamp, &e.EventType, &e.EventCategory, &e.EventOutcome, &e.CorrelationID,
+		&e.Severity, &e.ResourceID, &e.Namespace, &s.RecordedAt, &hash)
+	e.EventID, e.EventTimestamp, s.RecordedAt = id, e.EventTimestamp.UTC(), s.RecordedAt.UTC()
+	copy(s.LeafHash[:], hash)
+	return s, err
 }
 
 func conditions(filter datastorage.Filter) (string, []any) {

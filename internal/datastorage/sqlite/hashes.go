@@ -20,7 +20,7 @@ func (s *store) Head(ctx context.Context) (datastorage.Head, error) { return hea
 
 // Hashes is as datastorage.Hashes says.
 func (s *store) Hashes(ctx context.Context, level int, from, to int64) ([]datastorage.HashRow, error) {
-	return hashes{s.reader}.Hashes(ctx, level, from, to)
+	return reader{s.reader}.Hashes(ctx, level, from, to)
 }
 
 func head(ctx context.Context, q querier) (h datastorage.Head, err error) {
@@ -34,15 +34,16 @@ func head(ctx context.Context, q querier) (h datastorage.Head, err error) {
 	return h, nil
 }
 
-type hashes struct{ querier }
+// reader reads in a transaction or beside it.
+type reader struct{ querier }
 
 // Hashes is as datastorage.Hashes says.
-func (h hashes) Hashes(ctx context.Context, level int, from, to int64) ([]datastorage.HashRow, error) {
+func (r reader) Hashes(ctx context.Context, level int, from, to int64) ([]datastorage.HashRow, error) {
 	query, args := "SELECT log_index, leaf_hash FROM audit_events WHERE log_index >= ? AND log_index < ? ORDER BY log_index", []any{from, to}
 	if level != datastorage.Leaves {
 		query, args = "SELECT tile_index, hashes FROM audit_tiles WHERE tile_index >= ? AND tile_index < ? AND level = ? ORDER BY tile_index", append(args, level)
 	}
-	rows, err := h.QueryContext(ctx, query, args...)
+	rows, err := r.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}

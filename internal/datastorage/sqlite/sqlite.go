@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -119,7 +120,7 @@ func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastora
 		return fmt.Errorf("begin append: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	known := datastorage.Known{Hashes: hashes{tx}}
+	known := datastorage.Known{Tx: reader{tx}}
 	if known.Head, err = head(ctx, tx); err != nil {
 		return err
 	}
@@ -130,8 +131,11 @@ func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastora
 	if err != nil || add.Head.Verifier == "" && len(add.Conflicts) == 0 {
 		return err
 	}
-	if err := insert(ctx, tx, add.Records, known.Head.Size); err != nil {
+	if err := insert(ctx, tx, add, known.Head.Size); err != nil {
 		return fmt.Errorf("insert events: %w", err)
+	}
+	if err := retain(ctx, tx, add); err != nil {
+		return err
 	}
 	if err := moveHead(ctx, tx, add); err != nil {
 		return fmt.Errorf("move log head: %w", err)
@@ -146,7 +150,7 @@ func moveHead(ctx context.Context, tx *sql.Tx, add datastorage.Addition) error {
 	for i := range add.Conflicts {
 		r := &add.Conflicts[i]
 		_, err := tx.ExecContext(ctx, "INSERT INTO audit_conflicts (event_id, leaf_hash, received_at, event) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-			r.Event.EventID.String(), r.LeafHash[:], time.Now().UnixMicro(), string(r.Body))
+			r.Event.EventID.String(), r.LeafHash[:], add.RecordedAt.UnixMicro(), string(r.Body))
 		if err != nil {
 			return err
 		}
@@ -198,38 +202,49 @@ func find(ctx context.Context, tx *sql.Tx, ids []uuid.UUID) (map[uuid.UUID]datas
 }
 
 const (
-	insertColumns = `INSERT INTO audit_events (log_index, event_id, event_timestamp, event_type, event_category,
-		event_outcome, correlation_id, severity, resource_id, namespace, recorded_at, leaf_hash, event) VALUES `
-	insertRow = "(?, ?, ?, ?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), NULLIF(?, ''), ?, ?, ?)"
+	insertEvents = `INSERT INTO audit_events (log_index, event_id, event_timestamp, event_type, event_category,
+		event_outcome, correlation_id, severity, resource_id, namespace, recorded_at, leaf_hash) VALUES `
+	eventRow     = "(?, ?, ?, ?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), NULLIF(?, ''), ?, ?)"
+	insertBodies = "INSERT INTO audit_bodies (log_index, recorded_at, expires_at, event) VALUES "
+	bodyRow      = "(?, ?, ?, ?)"
 	// rowsPerInsert is where longer statements stop being faster.
 	rowsPerInsert = 20
 )
 
-var insertMany = insertColumns + strings.Repeat(insertRow+", ", rowsPerInsert-1) + insertRow
-
-func insert(ctx context.Context, tx *sql.Tx, records []datastorage.Record, head int64) error {
-	now := time.Now().UnixMicro()
-	args := make([]any, 0, 13*rowsPerInsert)
-	rows := 0
-	for n := range records {
-		e := &records[n].Event
-		args = append(args, head+int64(n), e.EventID.String(), e.EventTimestamp.UnixMicro(), e.EventType,
-			e.EventCategory, e.EventOutcome, e.CorrelationID, e.Severity, e.ResourceID, e.Namespace,
-			now, records[n].LeafHash[:], string(records[n].Body))
-		rows++
-		if rows < rowsPerInsert && n < len(records)-1 {
-			continue
+func insert(ctx context.Context, tx *sql.Tx, add datastorage.Addition, head int64) error {
+	now := add.RecordedAt.UnixMicro()
+	events, bodies := make([]any, 0, 12*rowsPerInsert), make([]any, 0, 4*rowsPerInsert)
+	for first := 0; first < len(add.Records); first += rowsPerInsert {
+		events, bodies = events[:0], bodies[:0]
+		last := min(first+rowsPerInsert, len(add.Records))
+		for n := first; n < last; n++ {
+			r := &add.Records[n]
+			e := &r.Event
+			events = append(events, head+int64(n), e.EventID.String(), e.EventTimestamp.UnixMicro(), e.EventType,
+				e.EventCategory, e.EventOutcome, e.CorrelationID, e.Severity, e.ResourceID, e.Namespace, now, r.LeafHash[:])
+			bodies = append(bodies, head+int64(n), now, expiresAt(r, add.RecordedAt), string(r.Body))
 		}
-		statement := insertMany
-		if rows < rowsPerInsert {
-			statement = insertColumns + strings.Repeat(insertRow+", ", rows-1) + insertRow
-		}
-		if _, err := tx.ExecContext(ctx, statement, args...); err != nil {
+		more := last - first - 1
+		if _, err := tx.ExecContext(ctx, insertEvents+eventRow+strings.Repeat(", "+eventRow, more), events...); err != nil {
 			return err
 		}
-		args, rows = args[:0], 0
+		if _, err := tx.ExecContext(ctx, insertBodies+bodyRow+strings.Repeat(", "+bodyRow, more), bodies...); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// expiresAt is the column of that name.
+func expiresAt(r *datastorage.Record, recordedAt time.Time) any {
+	at, says := r.ExpiresAt(recordedAt)
+	switch {
+	case !says:
+		return nil
+	case at.IsZero():
+		return int64(math.MaxInt64)
+	}
+	return at.UnixMicro()
 }
 
 // Query is as datastorage.Store says.
@@ -253,7 +268,7 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 		args = append(args, filter.After.Micros, filter.After.LogIndex)
 	}
 	//nolint:gosec // made of constant texts; values go in as arguments
-	statement := "SELECT log_index, event_timestamp, recorded_at, leaf_hash, event FROM audit_events WHERE " +
+	statement := selectEvents + " LEFT JOIN audit_bodies AS b USING (log_index) WHERE " +
 		strings.Join(where, " AND ") + " ORDER BY event_timestamp DESC, log_index DESC LIMIT ? OFFSET ?"
 	rows, err := tx.QueryContext(ctx, statement, append(args, filter.Limit+1, filter.Offset)...)
 	if err != nil {
@@ -266,21 +281,33 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 			page.Next = &last
 			break
 		}
-		var e datastorage.Stored
-		var recorded int64
-		var hash []byte
-		if err := rows.Scan(&e.LogIndex, &last.Micros, &recorded, &hash, &e.Body); err != nil {
+		e, err := scanEvent(rows)
+		if err != nil {
 			return page, fmt.Errorf("read event: %w", err)
 		}
-		last.LogIndex = e.LogIndex
-		copy(e.LeafHash[:], hash)
-		e.RecordedAt = time.UnixMicro(recorded).UTC()
+		last = datastorage.Cursor{Micros: e.Columns.EventTimestamp.UnixMicro(), LogIndex: e.LogIndex}
 		page.Events = append(page.Events, e)
 	}
 	if err := rows.Err(); err != nil {
 		return page, fmt.Errorf("read events: %w", err)
 	}
 	return page, nil
+}
+
+// selectEvents has the columns that scanEvent reads, b being audit_bodies.
+const selectEvents = `SELECT log_index, event_id, event_timestamp, event_type, event_category, event_outcome, correlation_id,
+	coalesce(severity, ''), coalesce(resource_id, ''), coalesce(namespace, ''), e.recorded_at, leaf_hash, event
+	FROM audit_events AS e`
+
+func scanEvent(rows *sql.Rows) (s datastorage.Stored, err error) {
+	var happened, recorded int64
+	var hash []byte
+	e := &s.Columns
+	err = rows.Scan(&s.LogIndex, &e.EventID, &happened, &e.EventType, &e.EventCategory, &e.EventOutcome, &e.CorrelationID,
+		&e.Severity, &e.ResourceID, &e.Namespace, &recorded, &hash, &s.Body)
+	e.EventTimestamp, s.RecordedAt = time.UnixMicro(happened).UTC(), time.UnixMicro(recorded).UTC()
+	copy(s.LeafHash[:], hash)
+	return s, err
 }
 
 func conditions(filter datastorage.Filter) (where []string, args []any) {

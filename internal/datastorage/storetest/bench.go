@@ -55,35 +55,44 @@ func Benchmark(b *testing.B, store datastorage.Store, raw func(context.Context, 
 	}
 }
 
-var rawColumns = []string{
-	"log_index", "event_id", "event_timestamp", "event_type", "event_category", "event_outcome",
-	"correlation_id", "severity", "resource_id", "namespace", "recorded_at", "leaf_hash", "event",
-}
+var (
+	rawEvents = []string{
+		"log_index", "event_id", "event_timestamp", "event_type", "event_category", "event_outcome",
+		"correlation_id", "severity", "resource_id", "namespace", "recorded_at", "leaf_hash",
+	}
+	rawBodies = []string{"recorded_at", "log_index", "event"}
+)
 
-// RawPostgres copies rows into a table made like the log's.
+// RawPostgres copies rows into tables made like the log's.
 func RawPostgres(b *testing.B, conn *pgx.Conn) func(context.Context, []datastorage.Record, int64) error {
-	if _, err := conn.Exec(b.Context(), "CREATE TABLE raw_events (LIKE audit_events INCLUDING ALL)"); err != nil {
+	if _, err := conn.Exec(b.Context(), "CREATE TABLE raw_events (LIKE audit_events INCLUDING ALL); CREATE TABLE raw_bodies (LIKE audit_bodies INCLUDING ALL)"); err != nil {
 		b.Fatal(err)
 	}
 	return func(ctx context.Context, records []datastorage.Record, first int64) error {
 		now := time.Now()
-		rows := pgx.CopyFromSlice(len(records), func(i int) ([]any, error) {
+		events := pgx.CopyFromSlice(len(records), func(i int) ([]any, error) {
 			r := &records[i]
 			e := &r.Event
 			return []any{
 				first + int64(i), [16]byte(e.EventID), e.EventTimestamp, e.EventType, e.EventCategory, e.EventOutcome,
-				e.CorrelationID, e.Severity, e.ResourceID, e.Namespace, now, r.LeafHash[:], r.Body,
+				e.CorrelationID, e.Severity, e.ResourceID, e.Namespace, now, r.LeafHash[:],
 			}, nil
 		})
-		_, err := conn.CopyFrom(ctx, pgx.Identifier{"raw_events"}, rawColumns, rows)
-		return err
+		bodies := pgx.CopyFromSlice(len(records), func(i int) ([]any, error) { return []any{now, first + int64(i), records[i].Body}, nil })
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			if _, err := tx.CopyFrom(ctx, pgx.Identifier{"raw_events"}, rawEvents, events); err != nil {
+				return err
+			}
+			_, err := tx.CopyFrom(ctx, pgx.Identifier{"raw_bodies"}, rawBodies, bodies)
+			return err
+		})
 	}
 }
 
-// RawSQLite inserts rows by a prepared statement, in one transaction a batch,
-// into a table made like the log's.
+// RawSQLite inserts rows by prepared statements, in one transaction a batch,
+// into tables made like the log's.
 func RawSQLite(b *testing.B, db *sql.DB) func(context.Context, []datastorage.Record, int64) error {
-	rows, err := db.Query("SELECT sql FROM sqlite_schema WHERE tbl_name = 'audit_events' AND sql IS NOT NULL")
+	rows, err := db.Query("SELECT sql FROM sqlite_schema WHERE tbl_name IN ('audit_events', 'audit_bodies') AND sql IS NOT NULL")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -94,7 +103,7 @@ func RawSQLite(b *testing.B, db *sql.DB) func(context.Context, []datastorage.Rec
 		if err := rows.Scan(&statement); err != nil {
 			b.Fatal(err)
 		}
-		statements = append(statements, strings.ReplaceAll(statement, "audit_events", "raw_events"))
+		statements = append(statements, strings.ReplaceAll(statement, "audit_", "raw_"))
 	}
 	if err := rows.Err(); err != nil {
 		b.Fatal(err)
@@ -104,25 +113,34 @@ func RawSQLite(b *testing.B, db *sql.DB) func(context.Context, []datastorage.Rec
 			b.Fatal(err)
 		}
 	}
-	insert := "INSERT INTO raw_events (" + strings.Join(rawColumns, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(rawColumns)-1) + ")"
+	insert := func(table string, columns []string) string {
+		return "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(columns)-1) + ")"
+	}
 	return func(ctx context.Context, records []datastorage.Record, first int64) error {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = tx.Rollback() }()
-		statement, err := tx.PrepareContext(ctx, insert)
+		events, err := tx.PrepareContext(ctx, insert("raw_events", rawEvents))
 		if err != nil {
 			return err
 		}
-		defer statement.Close()
+		defer events.Close()
+		bodies, err := tx.PrepareContext(ctx, insert("raw_bodies", rawBodies))
+		if err != nil {
+			return err
+		}
+		defer bodies.Close()
 		now := time.Now().UnixMicro()
 		for i := range records {
 			r := &records[i]
 			e := &r.Event
-			if _, err := statement.ExecContext(ctx, first+int64(i), e.EventID.String(), e.EventTimestamp.UnixMicro(), e.EventType,
-				e.EventCategory, e.EventOutcome, e.CorrelationID, e.Severity, e.ResourceID, e.Namespace,
-				now, r.LeafHash[:], string(r.Body)); err != nil {
+			if _, err := events.ExecContext(ctx, first+int64(i), e.EventID.String(), e.EventTimestamp.UnixMicro(), e.EventType,
+				e.EventCategory, e.EventOutcome, e.CorrelationID, e.Severity, e.ResourceID, e.Namespace, now, r.LeafHash[:]); err != nil {
+				return err
+			}
+			if _, err := bodies.ExecContext(ctx, now, first+int64(i), string(r.Body)); err != nil {
 				return err
 			}
 		}

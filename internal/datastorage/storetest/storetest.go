@@ -108,6 +108,9 @@ func Run(t *testing.T, open func(t *testing.T) datastorage.Store) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, OpenLog(t, open(t))) })
 	}
+	t.Run("what expires loses its body and nothing else", func(t *testing.T) { testExpiry(t, open(t)) })
+	t.Run("a hold keeps what there is and what is to come", func(t *testing.T) { testHold(t, open(t)) })
+	t.Run("more expires than goes into one transaction", func(t *testing.T) { testExpiryOfMany(t, open(t)) })
 }
 
 func mustAppend(t *testing.T, s *datastorage.Log, records ...datastorage.Record) []datastorage.Appended {

@@ -22,7 +22,7 @@ CREATE TABLE audit_checkpoints (
     checkpoint text NOT NULL
 );
 
--- event is json and not jsonb because leaf_hash was made of its exact bytes.
+-- What is never changed and never removed.
 CREATE TABLE audit_events (
     log_index       bigint PRIMARY KEY,
     event_id        uuid NOT NULL UNIQUE,
@@ -35,14 +35,34 @@ CREATE TABLE audit_events (
     resource_id     text,
     namespace       text,
     recorded_at     timestamptz NOT NULL,
-    leaf_hash       bytea NOT NULL,
-    event           json NOT NULL
+    leaf_hash       bytea NOT NULL
 );
 -- Each index costs an insert as much as a tenth of all else. What has none is
 -- looked for along the time.
 CREATE INDEX audit_events_time ON audit_events (event_timestamp, log_index);
 CREATE INDEX audit_events_correlation ON audit_events (correlation_id, event_timestamp, log_index);
 CREATE INDEX audit_events_resource ON audit_events (resource_id, event_timestamp, log_index) WHERE resource_id IS NOT NULL;
+
+-- What expires: event is json and not jsonb because leaf_hash was made of its
+-- exact bytes. expires_at is NULL where the event does not say, and infinity where
+-- it never does. The server makes a partition for each month, and drops what is
+-- empty, which gives the space back.
+CREATE TABLE audit_bodies (
+    recorded_at timestamptz NOT NULL,
+    log_index   bigint NOT NULL,
+    expires_at  timestamptz,
+    event       json NOT NULL,
+    PRIMARY KEY (recorded_at, log_index)
+) PARTITION BY RANGE (recorded_at);
+CREATE INDEX audit_bodies_expiry ON audit_bodies (expires_at) WHERE expires_at IS NOT NULL;
+
+-- Events of these correlation IDs do not expire.
+CREATE TABLE audit_holds (
+    correlation_id text PRIMARY KEY,
+    reason         text NOT NULL,
+    placed_by      text NOT NULL,
+    placed_at      timestamptz NOT NULL
+);
 
 -- Events that were refused because their ID is taken by other content.
 CREATE TABLE audit_conflicts (

@@ -22,8 +22,7 @@ CREATE TABLE audit_checkpoints (
     checkpoint TEXT NOT NULL
 );
 
--- Times are microseconds since 1970 in UTC; event is the canonical JSON that
--- leaf_hash was made of.
+-- What is never changed and never removed. Times are microseconds since 1970 in UTC.
 CREATE TABLE audit_events (
     log_index       INTEGER PRIMARY KEY,
     event_id        TEXT NOT NULL UNIQUE,
@@ -36,14 +35,32 @@ CREATE TABLE audit_events (
     resource_id     TEXT,
     namespace       TEXT,
     recorded_at     INTEGER NOT NULL,
-    leaf_hash       BLOB NOT NULL,
-    event           TEXT NOT NULL
+    leaf_hash       BLOB NOT NULL
 );
 -- Each index costs an insert as much as a tenth of all else. What has none is
 -- looked for along the time.
 CREATE INDEX audit_events_time ON audit_events (event_timestamp, log_index);
 CREATE INDEX audit_events_correlation ON audit_events (correlation_id, event_timestamp, log_index);
 CREATE INDEX audit_events_resource ON audit_events (resource_id, event_timestamp, log_index) WHERE resource_id IS NOT NULL;
+
+-- What expires: event is the canonical JSON that leaf_hash was made of. expires_at
+-- is NULL where the event does not say, and the largest number where it never does.
+CREATE TABLE audit_bodies (
+    log_index   INTEGER PRIMARY KEY,
+    recorded_at INTEGER NOT NULL,
+    expires_at  INTEGER,
+    event       TEXT NOT NULL
+);
+CREATE INDEX audit_bodies_recorded ON audit_bodies (recorded_at);
+CREATE INDEX audit_bodies_expiry ON audit_bodies (expires_at) WHERE expires_at IS NOT NULL;
+
+-- Events of these correlation IDs do not expire.
+CREATE TABLE audit_holds (
+    correlation_id TEXT PRIMARY KEY,
+    reason         TEXT NOT NULL,
+    placed_by      TEXT NOT NULL,
+    placed_at      INTEGER NOT NULL
+);
 
 -- Events that were refused because their ID is taken by other content.
 CREATE TABLE audit_conflicts (

@@ -1,0 +1,223 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"kubernaut.ai/notification/internal/datastorage"
+)
+
+// partition is the name of a month's partition, as time.Format has it.
+const partition = "audit_bodies_2006_01"
+
+// makePartition makes the partition of a month unless it is there. It is attached
+// when it is made, since to make it as one would lock out those who read.
+func makePartition(ctx context.Context, tx pgx.Tx, name string, at time.Time) error {
+	var there bool
+	if err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", name).Scan(&there); err != nil || there {
+		return err
+	}
+	first := monthOf(at)
+	_, err := tx.Exec(ctx, fmt.Sprintf(`CREATE TABLE %[1]s (LIKE audit_bodies INCLUDING ALL);
+		ALTER TABLE audit_bodies ATTACH PARTITION %[1]s FOR VALUES FROM ('%[2]s') TO ('%[3]s')`,
+		name, first.Format(time.RFC3339), first.AddDate(0, 1, 0).Format(time.RFC3339)))
+	return err
+}
+
+// monthOf is the first instant of a time's month.
+func monthOf(at time.Time) time.Time {
+	year, month, _ := at.UTC().Date()
+	return time.Date(year, month, 1, 0, 0, 0, 0, time.UTC)
+}
+
+// expiresAt is the column of that name.
+func expiresAt(r *datastorage.Record, recordedAt time.Time) any {
+	at, says := r.ExpiresAt(recordedAt)
+	switch {
+	case !says:
+		return nil
+	case at.IsZero():
+		return pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}
+	}
+	return at
+}
+
+// Expirable is as datastorage.Tx says. The server's clock has a say too, since a
+// clock that is ahead would have removed what nothing brings back.
+func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int) ([]datastorage.Stored, error) {
+	const free = "NOT EXISTS (SELECT FROM audit_holds JOIN audit_events USING (correlation_id) WHERE log_index = old.log_index)"
+	var until any
+	if !policy.IsZero() {
+		until = policy
+	}
+	rows, err := r.Query(ctx, selectEvents+` FROM (
+		(SELECT log_index FROM audit_bodies AS old WHERE expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
+		UNION ALL
+		(SELECT log_index FROM audit_bodies AS old WHERE expires_at IS NULL AND recorded_at <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY recorded_at, log_index LIMIT $3)
+		) AS old JOIN audit_events AS e USING (log_index) ORDER BY log_index LIMIT $3`, now, until, limit)
+	if err != nil {
+		return nil, fmt.Errorf("find what expires: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, scanEvent)
+	if err != nil {
+		return nil, fmt.Errorf("read what expires: %w", err)
+	}
+	return list, nil
+}
+
+const selectHolds = "SELECT correlation_id, reason, placed_by, placed_at FROM audit_holds"
+
+// Hold is as datastorage.Tx says.
+func (r reader) Hold(ctx context.Context, correlationID string) (datastorage.Hold, bool, error) {
+	rows, err := r.Query(ctx, selectHolds+" WHERE correlation_id = $1", correlationID)
+	if err != nil {
+		return datastorage.Hold{}, false, fmt.Errorf("read hold: %w", err)
+	}
+	hold, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[datastorage.Hold])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return hold, false, nil
+	}
+	return hold, err == nil, err
+}
+
+// Holds is as datastorage.Reader says.
+func (s *store) Holds(ctx context.Context) ([]datastorage.Hold, error) {
+	rows, err := s.pool.Query(ctx, selectHolds+" ORDER BY correlation_id")
+	if err != nil {
+		return nil, fmt.Errorf("read holds: %w", err)
+	}
+	holds, err := pgx.CollectRows(rows, pgx.RowToStructByPos[datastorage.Hold])
+	if err != nil {
+		return nil, fmt.Errorf("read holds: %w", err)
+	}
+	return holds, nil
+}
+
+// retain removes the bodies of what has expired, and changes the holds.
+func retain(ctx context.Context, tx pgx.Tx, add datastorage.Addition) error {
+	if err := removeBodies(ctx, tx, add.Expired); err != nil {
+		return err
+	}
+	if h := add.Placed; h != nil {
+		if _, err := tx.Exec(ctx, "INSERT INTO audit_holds (correlation_id, reason, placed_by, placed_at) VALUES ($1, $2, $3, $4)",
+			h.CorrelationID, h.Reason, h.PlacedBy, h.PlacedAt); err != nil {
+			return fmt.Errorf("place hold: %w", err)
+		}
+	}
+	if add.Released != "" {
+		if _, err := tx.Exec(ctx, "DELETE FROM audit_holds WHERE correlation_id = $1", add.Released); err != nil {
+			return fmt.Errorf("release hold: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeBodies names each row by its key. A ctid would not do: rows of other
+// partitions have the same.
+func removeBodies(ctx context.Context, tx pgx.Tx, expired []datastorage.Stored) error {
+	if len(expired) == 0 {
+		return nil
+	}
+	k := keysOf(expired)
+	tag, err := tx.Exec(ctx, `DELETE FROM audit_bodies AS b USING unnest($1::timestamptz[], $2::bigint[]) AS k (recorded_at, log_index)
+		WHERE b.recorded_at = k.recorded_at AND b.log_index = k.log_index AND b.recorded_at BETWEEN $3 AND $4`, k.recorded, k.indices, k.first, k.last)
+	if err != nil {
+		return fmt.Errorf("remove bodies: %w", err)
+	}
+	if n := tag.RowsAffected(); n != int64(len(expired)) {
+		return fmt.Errorf("remove bodies: %d of %d were there", n, len(expired))
+	}
+	return nil
+}
+
+// keys are those of bodies, and the time that they span, without which the
+// planner would look into each partition.
+type keys struct {
+	recorded    []time.Time
+	indices     []int64
+	first, last time.Time
+}
+
+func keysOf(events []datastorage.Stored) keys {
+	k := keys{first: events[0].RecordedAt, last: events[0].RecordedAt}
+	for i := range events {
+		at := events[i].RecordedAt
+		k.recorded, k.indices = append(k.recorded, at), append(k.indices, events[i].LogIndex)
+		if at.Before(k.first) {
+			k.first = at
+		}
+		if at.After(k.last) {
+			k.last = at
+		}
+	}
+	return k
+}
+
+// addBodies gives events their bodies, those that have one.
+func addBodies(ctx context.Context, tx pgx.Tx, events []datastorage.Stored) error {
+	if len(events) == 0 {
+		return nil
+	}
+	k := keysOf(events)
+	rows, err := tx.Query(ctx, `SELECT b.event FROM unnest($1::timestamptz[], $2::bigint[]) WITH ORDINALITY AS k (recorded_at, log_index, n)
+		LEFT JOIN LATERAL (SELECT event::text FROM audit_bodies WHERE recorded_at = k.recorded_at AND log_index = k.log_index AND recorded_at BETWEEN $3 AND $4 LIMIT 1) AS b ON true
+		ORDER BY k.n`, k.recorded, k.indices, k.first, k.last)
+	if err != nil {
+		return fmt.Errorf("read bodies: %w", err)
+	}
+	n := 0
+	var body []byte
+	_, err = pgx.ForEachRow(rows, []any{&body}, func() error {
+		events[n].Body, body = body, nil
+		n++
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read bodies: %w", err)
+	}
+	return nil
+}
+
+// Reclaim is as datastorage.Writer says. It drops partitions that are empty while
+// nobody appends, and gives up at once where somebody reads for long.
+func (s *store) Reclaim(ctx context.Context, now time.Time) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'; SELECT FROM audit_log_head FOR UPDATE"); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit_bodies'::regclass ORDER BY 1")
+		if err != nil {
+			return err
+		}
+		months, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		for _, month := range months {
+			begins, err := time.Parse(partition, month)
+			if err != nil || !begins.Before(monthOf(now)) {
+				continue // Somebody else's, or still in use.
+			}
+			name := pgx.Identifier{month}.Sanitize()
+			var used bool
+			if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM "+name+")").Scan(&used); err != nil {
+				return err
+			}
+			if !used {
+				if _, err := tx.Exec(ctx, "DROP TABLE "+name); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("drop empty partitions: %w", err)
+	}
+	return nil
+}

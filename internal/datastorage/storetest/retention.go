@@ -1,0 +1,195 @@
+package storetest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/ledger"
+)
+
+// At is a store that records at a time of its own.
+type At struct {
+	datastorage.Store
+	Time time.Time
+}
+
+// Append is as datastorage.Writer says.
+func (s *At) Append(ctx context.Context, ids []uuid.UUID, plan func(datastorage.Known) (datastorage.Addition, error)) error {
+	return s.Store.Append(ctx, ids, func(known datastorage.Known) (datastorage.Addition, error) {
+		add, err := plan(known)
+		add.RecordedAt = s.Time
+		return add, err
+	})
+}
+
+// Day is what retention counts in.
+const Day = 24 * time.Hour
+
+// keep makes a record that says how long it is kept.
+func keep(n int, days int64, edit ...func(*audit.Event)) datastorage.Record {
+	r := Record(n, edit...)
+	r.RetentionDays = days
+	return r
+}
+
+func mustExpire(t *testing.T, log *datastorage.Log, now time.Time, days int64, want int) {
+	t.Helper()
+	n, err := log.Expire(t.Context(), now, days)
+	if err != nil || n != want {
+		t.Fatalf("expired %d events, %v; want %d", n, err, want)
+	}
+}
+
+// bodies returns the log indices of the events that have one.
+func bodies(t *testing.T, log *datastorage.Log) []int64 {
+	t.Helper()
+	all := []int64{}
+	for _, e := range mustQuery(t, log, datastorage.Filter{}).Events {
+		if e.Body != nil {
+			all = append(all, e.LogIndex)
+		}
+	}
+	return all
+}
+
+func testExpiry(t *testing.T, store datastorage.Store) {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	past := &At{store, now.Add(-31 * Day)}
+	log := OpenLog(t, past)
+	before := Record(0)
+	mustAppend(t, log, before, keep(1, 365), keep(2, 30), keep(3, 32), keep(4, datastorage.Forever), Record(5))
+	past.Time = now.Add(-29 * Day)
+	mustAppend(t, log, Record(6), keep(7, 30), keep(8, 7))
+	past.Time = now
+
+	mustExpire(t, log, now, 0, 2) // those that say so themselves
+	mustExpire(t, log, now, 0, 0)
+	equal(t, "kept without a policy", []int64{9, 7, 6, 5, 4, 3, 1, 0}, bodies(t, log))
+	mustExpire(t, log, now, 30, 2)
+	mustExpire(t, log, now, 30, 0)
+	equal(t, "kept for 30 days", []int64{10, 9, 7, 6, 4, 3, 1}, bodies(t, log))
+	// A clock that is ahead of the database's removes nothing there, and what is
+	// recorded of an expiry never goes.
+	equal(t, "events", int64(11), mustQuery(t, log, datastorage.Filter{}).Total)
+
+	page := mustQuery(t, log, datastorage.Filter{Equal: map[string]string{"event_id": before.Event.EventID.String()}})
+	remains := page.Events[0]
+	equal(t, "leaf hash", before.LeafHash, remains.LeafHash)
+	want := audit.Event{
+		EventID: before.Event.EventID, EventTimestamp: before.Event.EventTimestamp, EventType: before.Event.EventType,
+		EventCategory: "notification", EventOutcome: "success", CorrelationID: "correlation-0", Severity: "high",
+		ResourceID: "request-0", Namespace: "default",
+	}
+	equal(t, "what remains", want, remains.Columns)
+	equal(t, "an expired event that comes again", []datastorage.Appended{{LogIndex: 0, Duplicate: true}}, mustAppend(t, log, Record(0)))
+	if _, err := log.Append(t.Context(), []datastorage.Record{other(0)}); !errors.As(err, new(*datastorage.ConflictError)) {
+		t.Errorf("other content under the ID of an expired event: %v, want a ConflictError", err)
+	}
+
+	records := mustQuery(t, log, datastorage.Filter{Equal: map[string]string{"event_type": "datastorage.events.expired"}}).Events
+	var said [2]datastorage.Expiry
+	for i, e := range records {
+		var body struct {
+			EventData datastorage.Expiry `json:"event_data"`
+		}
+		if err := json.Unmarshal(e.Body, &body); err != nil {
+			t.Fatal(err)
+		}
+		said[i] = body.EventData
+		if said[i].RemainsRoot == (ledger.Hash{}) {
+			t.Error("an expiry does not say what remains")
+		}
+		said[i].RemainsRoot = ledger.Hash{}
+	}
+	equal(t, "expiries", [2]datastorage.Expiry{
+		{Count: 2, LogIndices: [][2]int64{{0, 0}, {5, 5}}}, {Count: 2, LogIndices: [][2]int64{{2, 2}, {8, 8}}},
+	}, said)
+}
+
+func testHold(t *testing.T, store datastorage.Store) {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	past := &At{store, now.Add(-31 * Day)}
+	log := OpenLog(t, past)
+	held := func(e *audit.Event) { e.CorrelationID = "held" }
+	mustAppend(t, log, Record(0, held), keep(1, 7, held), Record(2))
+	hold := datastorage.Hold{CorrelationID: "held", Reason: "case 7", PlacedBy: "alice"}
+	placed, err := log.PlaceHold(t.Context(), hold)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := log.PlaceHold(t.Context(), datastorage.Hold{CorrelationID: "held", Reason: "another", PlacedBy: "bob"})
+	if !errors.Is(err, datastorage.ErrHeld) {
+		t.Errorf("placed twice: %v", err)
+	}
+	equal(t, "hold that was there", placed, again)
+	placed.PlacedAt = hold.PlacedAt
+	equal(t, "hold", hold, placed)
+	mustAppend(t, log, keep(3, 7, held))
+	past.Time = now
+	mustExpire(t, log, now, 30, 1)
+	mustExpire(t, log, now, 30, 0)
+	equal(t, "kept", []int64{0, 1, 4}, without(bodies(t, log), 3, 5, 2))
+	if err := log.ReleaseHold(t.Context(), "held", "carol"); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.ReleaseHold(t.Context(), "held", "carol"); !errors.Is(err, datastorage.ErrNotHeld) {
+		t.Errorf("released twice: %v", err)
+	}
+	mustExpire(t, log, now, 30, 3)
+	holds, err := log.Holds(t.Context())
+	if err != nil || len(holds) != 0 {
+		t.Errorf("holds %v, %v", holds, err)
+	}
+	for eventType, by := range map[string]string{"datastorage.hold.placed": "alice", "datastorage.hold.released": "carol"} {
+		page := mustQuery(t, log, datastorage.Filter{Equal: map[string]string{"event_type": eventType, "correlation_id": "held"}})
+		var event audit.Event
+		if len(page.Events) == 1 {
+			_ = json.Unmarshal(page.Events[0].Body, &event)
+		}
+		if event.ActorID != by {
+			t.Errorf("%s: %d events, by %q", eventType, len(page.Events), event.ActorID)
+		}
+	}
+}
+
+func without(list []int64, gone ...int64) []int64 {
+	kept := []int64{}
+	for i := len(list) - 1; i >= 0; i-- {
+		ok := true
+		for _, n := range gone {
+			ok = ok && n != list[i]
+		}
+		if ok {
+			kept = append(kept, list[i])
+		}
+	}
+	return kept
+}
+
+func testExpiryOfMany(t *testing.T, store datastorage.Store) {
+	now := time.Now()
+	past := &At{store, now.Add(-2 * Day).Truncate(time.Microsecond)}
+	log := OpenLog(t, past)
+	const all = 2500
+	for first := 0; first < all; first += 500 {
+		var records []datastorage.Record
+		for n := range 500 {
+			records = append(records, Record(first+n))
+		}
+		mustAppend(t, log, records...)
+	}
+	past.Time = now.Truncate(time.Microsecond)
+	for _, want := range []int{1000, 1000, 500, 0} {
+		mustExpire(t, log, now, 1, want)
+	}
+	seen := mustQuery(t, log, datastorage.Filter{Equal: map[string]string{"event_category": "datastorage"}})
+	equal(t, fmt.Sprint("expiries of ", all), int64(3), seen.Total)
+}
