@@ -5,6 +5,7 @@ package ledger
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -62,6 +63,35 @@ type Tree struct {
 	edge [64]Hash
 	// open has the tiles that are not full yet, by level.
 	open [][]Hash
+	// edgeOnly is set where open was never known.
+	edgeOnly bool
+}
+
+// Subtrees returns the full subtrees that so many leaves part into, the largest
+// and first one first, as indexes of package tlog's HashReader.
+func Subtrees(size int64) []int64 {
+	var indexes []int64
+	for bit := 62; bit >= 0; bit-- {
+		if size>>bit&1 == 1 {
+			indexes = append(indexes, tlog.StoredHashIndex(bit, size>>bit-1))
+		}
+	}
+	return indexes
+}
+
+// FromEdge returns the tree of size leaves from the hashes of its Subtrees. Append
+// returns no tiles of it.
+func FromEdge(size int64, hashes []Hash) (*Tree, error) {
+	t := &Tree{size: size, edgeOnly: true}
+	if size < 0 || len(hashes) != bits.OnesCount64(uint64(size)) {
+		return nil, fmt.Errorf("the edge of a tree of %d leaves does not have %d hashes", size, len(hashes))
+	}
+	for bit := 62; bit >= 0; bit-- {
+		if size>>bit&1 == 1 {
+			t.edge[bit], hashes = hashes[0], hashes[1:]
+		}
+	}
+	return t, nil
 }
 
 // Restore returns the tree of size leaves. open has for each level the hashes of
@@ -129,6 +159,9 @@ func (t *Tree) Append(leaf Hash) (full []Tile) {
 }
 
 func (t *Tree) note(full []Tile, level int, h Hash) []Tile {
+	if t.edgeOnly {
+		return nil
+	}
 	if level == len(t.open) {
 		t.open = append(t.open, nil)
 	}

@@ -140,3 +140,40 @@ func TestALogIsShownToBeThatOfAnEarlierCheckpointOrNot(t *testing.T) {
 		t.Errorf("an empty log has to be proven: %v", err)
 	}
 }
+
+func TestATreeGoesOnFromTheHashesOfItsSubtrees(t *testing.T) {
+	for _, from := range []int64{0, 1, 2, 3, 255, 256, 300} {
+		var whole Tree
+		var hashes stored
+		for n := range from {
+			leaf := LeafHash([]byte{byte(n), byte(n >> 8)})
+			added, err := tlog.StoredHashesForRecordHash(n, leaf, &hashes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			hashes = append(hashes, added...)
+			whole.Append(leaf)
+		}
+		edge, _ := hashes.ReadHashes(Subtrees(from))
+		tree, err := FromEdge(from, edge)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range int64(600) {
+			if tree.Root() != whole.Root() || tree.Size() != whole.Size() {
+				t.Fatalf("from %d: another root after %d leaves", from, n)
+			}
+			leaf := LeafHash([]byte{byte(n)})
+			whole.Append(leaf)
+			if full := tree.Append(leaf); full != nil {
+				t.Fatalf("from %d: a tile of leaves that are not known", from)
+			}
+		}
+		if _, err := FromEdge(from, append(edge, Hash{})); err == nil {
+			t.Errorf("from %d: took one hash too many", from)
+		}
+	}
+	if _, err := FromEdge(-1, make([]Hash, 64)); err == nil {
+		t.Error("took a negative size")
+	}
+}
