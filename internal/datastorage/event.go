@@ -26,7 +26,7 @@ const (
 
 // serverMembers are added to an event when it is read. An event that brought
 // them along could not be told from one that was read.
-var serverMembers = []string{"expired", "leaf_hash", "log_index", "recorded_at", "salt"}
+var serverMembers = []string{expiredMember, "leaf_hash", "log_index", "recorded_at", "salt"}
 
 const retentionDays = "retention_days"
 

@@ -58,6 +58,7 @@ type API struct {
 	metrics  *metrics
 	registry *prometheus.Registry
 	writes   chan struct{}
+	scans    chan struct{}
 	draining atomic.Bool
 	mux      *http.ServeMux
 
@@ -72,24 +73,28 @@ func NewAPI(events *Log, auth Authorizer, log logr.Logger) *API {
 		events: events, auth: auth, log: log,
 		registry: prometheus.NewRegistry(),
 		writes:   make(chan struct{}, maxWrites),
+		scans:    make(chan struct{}, maxScans),
 		mux:      http.NewServeMux(),
 	}
 	a.metrics = newMetrics(a.registry)
-	a.mux.HandleFunc("POST "+eventsPath+"/batch", a.guard(tokenAudience, accessPath, a.postBatch))
-	a.mux.HandleFunc("POST "+eventsPath, a.guard(tokenAudience, accessPath, a.postEvent))
-	a.mux.HandleFunc("GET "+eventsPath, a.guard(tokenAudience, accessPath, a.listEvents))
-	a.mux.HandleFunc("GET "+eventsPath+"/{event_id}", a.guard(tokenAudience, accessPath, a.getEvent))
+	a.mux.HandleFunc("POST "+eventsPath+"/batch", a.guard("post", tokenAudience, accessPath, a.postBatch))
+	a.mux.HandleFunc("POST "+eventsPath, a.guard("post", tokenAudience, accessPath, a.postEvent))
+	a.mux.HandleFunc("GET "+eventsPath, a.guard("get", tokenAudience, accessPath, a.listEvents))
+	a.mux.HandleFunc("GET "+eventsPath+"/{event_id}", a.guard("get", tokenAudience, accessPath, a.getEvent))
 	for path, handler := range map[string]http.HandlerFunc{
 		"/checkpoint": a.getCheckpoint, "/key": a.getKey, "/tile/{tile...}": a.getTile,
 		"/proof/inclusion": a.getInclusionProof, "/proof/consistency": a.getConsistencyProof,
 	} {
-		a.mux.HandleFunc("GET "+logPath+path, a.guard(tokenAudience, logAccessPath, handler))
+		a.mux.HandleFunc("GET "+logPath+path, a.guard("get", tokenAudience, logAccessPath, handler))
 	}
-	a.mux.HandleFunc("POST "+holdsPath, a.guard(tokenAudience, holdsAccess, a.postHold))
-	a.mux.HandleFunc("GET "+holdsPath, a.guard(tokenAudience, holdsAccess, a.getHolds))
-	a.mux.HandleFunc("DELETE "+holdsPath+"/{correlation_id}", a.guard(tokenAudience, holdsAccess, a.deleteHold))
+	a.mux.HandleFunc("POST "+holdsPath, a.guard("post", tokenAudience, holdsAccess, a.postHold))
+	a.mux.HandleFunc("GET "+holdsPath, a.guard("get", tokenAudience, holdsAccess, a.getHolds))
+	a.mux.HandleFunc("DELETE "+holdsPath+"/{correlation_id}", a.guard("delete", tokenAudience, holdsAccess, a.deleteHold))
+	a.mux.HandleFunc("GET "+exportPath, a.guard("get", tokenAudience, accessPath, a.scan(a.getExport)))
+	// It is a POST that changes nothing.
+	a.mux.HandleFunc("POST "+chainPath, a.guard("get", tokenAudience, accessPath, a.scan(a.verifyChain)))
 	scrape := promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})
-	a.mux.HandleFunc("GET /metrics", a.guard("", "/metrics", scrape.ServeHTTP))
+	a.mux.HandleFunc("GET /metrics", a.guard("get", "", "/metrics", scrape.ServeHTTP))
 	a.mux.HandleFunc("GET /health", live)
 	a.mux.HandleFunc("GET /livez", live)
 	a.mux.HandleFunc("GET /readyz", a.ready)

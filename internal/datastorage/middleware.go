@@ -62,6 +62,9 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (a *API) serve(w *recorder, r *http.Request) {
 	defer func() {
 		if v := recover(); v != nil {
+			if v == http.ErrAbortHandler { //nolint:errorlint,err113 // a panic's value is not wrapped
+				panic(v)
+			}
 			requestLog(r).Error(fmt.Errorf("panic: %v", v), "Serving a request failed", "stack", string(debug.Stack()))
 			if w.status != 0 {
 				// The answer is cut off rather than passed off as whole.
@@ -85,16 +88,12 @@ func (a *API) serve(w *recorder, r *http.Request) {
 }
 
 // guard lets a request through when its bearer, with a token for the audience,
-// may use the path with the request's method.
-func (a *API) guard(audience, path string, next http.HandlerFunc) http.HandlerFunc {
+// may use the path with the verb.
+func (a *API) guard(verb, audience, path string, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if a.auth == nil {
 			next(w, r)
 			return
-		}
-		verb := strings.ToLower(r.Method)
-		if r.Method == http.MethodHead {
-			verb = "get"
 		}
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		err := kubeauth.ErrUnauthenticated

@@ -30,7 +30,7 @@ var (
 	requestTimeout   = problemKind{"request-timeout", http.StatusRequestTimeout, "The request did not arrive in time"}
 	tooLarge         = problemKind{"too-large", http.StatusRequestEntityTooLarge, "The request is too large"}
 	unsupportedMedia = problemKind{"unsupported-media-type", http.StatusUnsupportedMediaType, "The body has the wrong media type"}
-	tooManyRequests  = problemKind{"too-many-requests", http.StatusTooManyRequests, "Too many writes at once"}
+	tooManyRequests  = problemKind{"too-many-requests", http.StatusTooManyRequests, "Too many requests at once"}
 	internalError    = problemKind{"internal-error", http.StatusInternalServerError, "The server failed"}
 	logTampered      = problemKind{"log-tampered", http.StatusInternalServerError, "The log contradicts itself"}
 	unavailable      = problemKind{"unavailable", http.StatusServiceUnavailable, "The service cannot do this now"}

@@ -122,16 +122,13 @@ func (a *API) prove(w http.ResponseWriter, r *http.Request, size int64, answer p
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 	defer cancel()
-	c, err := ledger.Verify(head.Checkpoint, head.Verifier)
-	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrTampered, err)
+	answer.Checkpoint = head.Checkpoint
+	if answer.From != nil {
+		answer.To = &size
 	}
+	tree, err := a.tree(ctx, head)
 	if err == nil {
-		answer.Checkpoint = head.Checkpoint
-		if answer.From != nil {
-			answer.To = &size
-		}
-		answer.Proof, err = prove(size, tlog.TileHashReader(tlog.Tree{N: c.Size, Hash: c.Root}, &tiles{ctx, a.events}))
+		answer.Proof, err = prove(size, tree)
 	}
 	if errors.Is(err, errBeyond) {
 		problem(invalidRequest, err.Error()).write(w)
@@ -167,7 +164,7 @@ func (a *API) getTile(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 	defer cancel()
-	data, err := (&tiles{ctx, a.events}).read(tile)
+	data, err := (&tiles{ctx: ctx, hashes: a.events}).read(tile)
 	if p := a.logProblem(r, err); p != nil {
 		p.write(w)
 		return
@@ -195,6 +192,7 @@ func (a *API) logProblem(r *http.Request, err error) *Problem {
 type tiles struct {
 	ctx    context.Context //nolint:containedctx // tlog.TileReader has no room for one
 	hashes Hashes
+	failed error // of reading, at last
 }
 
 // Height is as tlog.TileReader says.
@@ -209,6 +207,7 @@ func (t *tiles) ReadTiles(list []tlog.Tile) ([][]byte, error) {
 	for i, tile := range list {
 		var err error
 		if data[i], err = t.read(tile); err != nil {
+			t.failed = err
 			return nil, err
 		}
 	}

@@ -3,7 +3,6 @@ package datastorage
 import (
 	"context"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -97,9 +96,7 @@ func (s *Stored) json() json.RawMessage {
 		body = s.remains()
 	}
 	out := append(make([]byte, 0, len(body)+192), body[:len(body)-1]...)
-	out = fmt.Appendf(out, `,"leaf_hash":"%s","log_index":%d,"recorded_at":"%s"}`,
-		hex.EncodeToString(s.LeafHash[:]), s.LogIndex, s.RecordedAt.UTC().Format(time.RFC3339Nano))
-	return out
+	return appendPlace(out, s.LeafHash[:], s.LogIndex, s.RecordedAt)
 }
 
 // parseFilter reads the query of a list request, or returns the sentence that

@@ -1,10 +1,13 @@
 package datastorage
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,6 +24,9 @@ const (
 	typeHoldPlaced   = "datastorage.hold.placed"
 	typeHoldReleased = "datastorage.hold.released"
 )
+
+// ownCorrelationID is that of what the log records of its own doing.
+const ownCorrelationID = "retention"
 
 const (
 	// expireAtOnce is how many events expire in one transaction, beside which
@@ -90,7 +96,7 @@ func (l *Log) Expire(ctx context.Context, now time.Time, days int64) (int, error
 		// Each event expires once, so the first of them makes the ID.
 		record, err := l.ownRecord(audit.EventID(typeExpired, fmt.Sprint(expired[0].LogIndex)), audit.Event{
 			EventType: typeExpired, EventTimestamp: add.RecordedAt, EventAction: "expired",
-			ActorType: "service", ActorID: "datastorage", ResourceType: "AuditLog", CorrelationID: "retention", EventData: data,
+			ActorType: "service", ActorID: "datastorage", ResourceType: "AuditLog", CorrelationID: ownCorrelationID, EventData: data,
 		})
 		return []Record{record}, err
 	})
@@ -100,29 +106,99 @@ func (l *Log) Expire(ctx context.Context, now time.Time, days int64) (int, error
 	return n, nil
 }
 
+// CheckExpiry returns an error that is ErrTampered unless an event has the body
+// that it was recorded with, and this may go: its absence must not hide that it
+// was changed, and nobody else than its sender says how long it is kept.
+func (s *Stored) CheckExpiry(body []byte, now, policy time.Time) error {
+	var own struct {
+		RetentionDays int64 `json:"retention_days"`
+	}
+	if ledger.LeafHash(body) != s.LeafHash || json.Unmarshal(body, &own) != nil {
+		return fmt.Errorf("%w: event %d was changed, so nothing expires", ErrTampered, s.LogIndex)
+	}
+	until := s.RecordedAt.AddDate(0, 0, int(own.RetentionDays))
+	if own.RetentionDays == 0 && (policy.IsZero() || s.RecordedAt.After(policy)) || own.RetentionDays > 0 && until.After(now) {
+		return fmt.Errorf("%w: event %d is to be kept and its row says otherwise, so nothing expires", ErrTampered, s.LogIndex)
+	}
+	return nil
+}
+
 // Expiry is the event_data of an event of type datastorage.events.expired: which
 // events have lost their bodies, as ranges of log indices, first and last, and
 // the root of the RFC 6962 tree over what remains of each, so that this cannot be
 // changed either.
 type Expiry struct {
+	LogIndex    int64       `json:"-"` // of the event itself
 	Count       int         `json:"count"`
 	LogIndices  [][2]int64  `json:"log_indices"`
 	RemainsRoot ledger.Hash `json:"remains_root"`
+}
+
+// Covers reports whether the event at an index is one of them.
+func (e *Expiry) Covers(index int64) bool {
+	at, _ := slices.BinarySearchFunc(e.LogIndices, index, func(r [2]int64, index int64) int { return cmp.Compare(r[1], index) })
+	return at < len(e.LogIndices) && e.LogIndices[at][0] <= index
+}
+
+// Expiries returns what the log says of what has expired, newest first, with the
+// log index of who says so.
+func Expiries(ctx context.Context, log Reader) iter.Seq2[Expiry, error] {
+	return func(yield func(Expiry, error) bool) {
+		filter := Filter{Equal: map[string]string{"correlation_id": ownCorrelationID, "event_type": typeExpired}, Limit: maxLimit}
+		for {
+			page, err := queryExpiries(ctx, log, filter)
+			if err != nil {
+				yield(Expiry{}, err)
+				return
+			}
+			for i := range page.Events {
+				if e, ok := ParseExpiry(page.Events[i].Body); ok {
+					e.LogIndex = page.Events[i].LogIndex
+					if !yield(e, nil) {
+						return
+					}
+				}
+			}
+			if page.Next == nil {
+				return
+			}
+			filter.After = page.Next
+		}
+	}
+}
+
+func queryExpiries(ctx context.Context, log Reader, filter Filter) (Page, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	page, err := log.Query(ctx, filter)
+	if err != nil {
+		return page, fmt.Errorf("read expiries: %w", err)
+	}
+	return page, nil
+}
+
+// ParseExpiry reads an event of type datastorage.events.expired, without LogIndex,
+// and returns false where the event is another one.
+func ParseExpiry(event []byte) (Expiry, bool) {
+	var body struct {
+		EventType string `json:"event_type"`
+		EventData Expiry `json:"event_data"`
+	}
+	err := json.Unmarshal(event, &body)
+	return body.EventData, err == nil && body.EventType == typeExpired
 }
 
 func expiryOf(expired []Stored) Expiry {
 	e := Expiry{Count: len(expired)}
 	tree := &ledger.Tree{}
 	for i := range expired {
-		remains := expired[i]
-		remains.Body = nil
-		tree.Append(ledger.LeafHash(remains.json()))
-		last := len(e.LogIndices) - 1
-		if last >= 0 && e.LogIndices[last][1] == remains.LogIndex-1 {
+		tree.Append(ledger.LeafHash(expired[i].json()))
+		index, last := expired[i].LogIndex, len(e.LogIndices)-1
+		if last >= 0 && e.LogIndices[last][1] == index-1 {
 			e.LogIndices[last][1]++
 			continue
 		}
-		e.LogIndices = append(e.LogIndices, [2]int64{remains.LogIndex, remains.LogIndex})
+		e.LogIndices = append(e.LogIndices, [2]int64{index, index})
 	}
 	e.RemainsRoot = tree.Root()
 	return e
@@ -143,13 +219,17 @@ func (l *Log) ownRecord(id uuid.UUID, e audit.Event) (Record, error) {
 
 // remains is the event as it is shown once its body has expired.
 func (s *Stored) remains() []byte {
-	members := map[string]any{"expired": true, "event_data": struct{}{}}
-	for name, value := range map[string]string{
-		"event_id": s.Columns.EventID.String(), "event_timestamp": s.Columns.EventTimestamp.UTC().Format(time.RFC3339Nano),
-		"event_type": s.Columns.EventType, "event_category": s.Columns.EventCategory, "event_outcome": s.Columns.EventOutcome,
-		"correlation_id": s.Columns.CorrelationID, "severity": s.Columns.Severity, "resource_id": s.Columns.ResourceID,
-		"namespace": s.Columns.Namespace,
-	} {
+	e := &s.Columns
+	return remains(map[string]string{
+		"event_id": e.EventID.String(), "event_timestamp": e.EventTimestamp.UTC().Format(time.RFC3339Nano),
+		"event_type": e.EventType, "event_category": e.EventCategory, "event_outcome": e.EventOutcome,
+		"correlation_id": e.CorrelationID, "severity": e.Severity, "resource_id": e.ResourceID, "namespace": e.Namespace,
+	})
+}
+
+func remains(columns map[string]string) []byte {
+	members := map[string]any{expiredMember: true, "event_data": struct{}{}}
+	for name, value := range columns {
 		if value != "" {
 			members[name] = value
 		}
@@ -163,6 +243,9 @@ func (s *Stored) remains() []byte {
 	}
 	return text
 }
+
+// expiredMember marks what remains of an event.
+const expiredMember = "expired"
 
 // ErrHeld and ErrNotHeld say that a hold is as it was asked to be.
 var (

@@ -94,12 +94,23 @@ type Writer interface {
 // Reader is the part of a Store that reads what was committed.
 type Reader interface {
 	Hashes
+	Evidence
 	// Query returns the events that pass the filter, newest first.
 	Query(ctx context.Context, filter Filter) (Page, error)
-	// Head returns the head of the log.
-	Head(ctx context.Context) (Head, error)
 	// Holds returns the legal holds, by correlation ID.
 	Holds(ctx context.Context) ([]Hold, error)
+}
+
+// Evidence is a log as it is stored, in its order.
+type Evidence interface {
+	// Head returns the head of the log.
+	Head(ctx context.Context) (Head, error)
+	// Rows returns the events from one log index up to but without another, at most
+	// limit of them: fewer than there are where they are large, but at least one.
+	Rows(ctx context.Context, from, to int64, limit int) ([]Row, error)
+	// Kept returns the checkpoints that were kept, at most limit of those whose ID
+	// is greater than after.
+	Kept(ctx context.Context, after int64, limit int) ([]Kept, error)
 }
 
 // Leaves is the level below that of the tiles: leaf hashes.
@@ -136,9 +147,10 @@ type Known struct {
 // Tx reads what a transaction sees.
 type Tx interface {
 	Hashes
-	// Expirable returns events whose bodies may go, in the order of the log and at
-	// most limit of them: those whose own time has come, and those recorded until
-	// policy that have none. A zero policy is none.
+	// Expirable returns events whose bodies may go, without these, in the order of
+	// the log and at most limit of them: those whose own time has come, and those
+	// recorded until policy that have none. A zero policy is none. It returns the
+	// error of Stored.CheckExpiry.
 	Expirable(ctx context.Context, now, policy time.Time, limit int) ([]Stored, error)
 	// Hold returns the hold on a correlation ID, and false where there is none.
 	Hold(ctx context.Context, correlationID string) (Hold, bool, error)
@@ -170,6 +182,37 @@ type Addition struct {
 	// Released is the correlation ID of a hold that ends, or empty.
 	Released string
 }
+
+// RowColumns are the columns of an event that Row.Columns holds, in its order.
+var RowColumns = [...]string{
+	"event_id", "event_timestamp", "event_type", "event_category", "event_outcome",
+	"correlation_id", "severity", "resource_id", "namespace", "recorded_at",
+}
+
+// Row is an event as its table has it, for those who do not take that for true.
+// A column is a string, or microseconds since 1970 as an int64, or nil for NULL;
+// what is of another type was not written by this program.
+// Body is nil where it has expired.
+type Row struct {
+	LogIndex int64
+	Columns  [len(RowColumns)]any
+	LeafHash []byte
+	Body     []byte
+}
+
+// MaxRowBytes is the size of the bodies after which Rows ends.
+const MaxRowBytes = 8 << 20
+
+// Kept is a checkpoint that was kept. IDs grow with time.
+type Kept struct {
+	ID         int64
+	Size       int64
+	Checkpoint string
+}
+
+// ReadOpener opens the database that a URL names without changing anything. The
+// caller calls the returned function once, after the last use of the reader.
+type ReadOpener func(ctx context.Context, url string) (Reader, func() error, error)
 
 // Opener opens the database that a URL names and brings its schema up to date.
 // With unsafe it takes a database that acknowledges events before they are

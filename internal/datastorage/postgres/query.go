@@ -37,7 +37,8 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 	if err != nil {
 		return page, fmt.Errorf("read events: %w", err)
 	}
-	if page.Events, err = pgx.CollectRows(rows, scanEvent); err != nil {
+	page.Events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (datastorage.Stored, error) { return scanEvent(row) })
+	if err != nil {
 		return page, fmt.Errorf("read events: %w", err)
 	}
 	if len(page.Events) > filter.Limit {
@@ -52,13 +53,13 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 const selectEvents = `SELECT e.log_index, e.event_id, e.event_timestamp, e.event_type, e.event_category, e.event_outcome, e.correlation_id,
 	coalesce(e.severity, ''), coalesce(e.resource_id, ''), coalesce(e.namespace, ''), e.recorded_at, e.leaf_hash`
 
-// scanEvent reads an event without its body.
-func scanEvent(row pgx.CollectableRow) (s datastorage.Stored, err error) {
+// scanEvent reads an event without its body, and what other columns there are.
+func scanEvent(row pgx.CollectableRow, others ...any) (s datastorage.Stored, err error) {
 	var id [16]byte
 	var hash []byte
 	e := &s.Columns
-	err = row.Scan(&s.LogIndex, &id, &e.EventTimestamp, &e.EventType, &e.EventCategory, &e.EventOutcome, &e.CorrelationID,
-		&e.Severity, &e.ResourceID, &e.Namespace, &s.RecordedAt, &hash)
+	err = row.Scan(append([]any{&s.LogIndex, &id, &e.EventTimestamp, &e.EventType, &e.EventCategory, &e.EventOutcome, &e.CorrelationID,
+		&e.Severity, &e.ResourceID, &e.Namespace, &s.RecordedAt, &hash}, others...)...)
 	e.EventID, e.EventTimestamp, s.RecordedAt = id, e.EventTimestamp.UTC(), s.RecordedAt.UTC()
 	copy(s.LeafHash[:], hash)
 	return s, err

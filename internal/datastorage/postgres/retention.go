@@ -55,15 +55,22 @@ func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int)
 	if !policy.IsZero() {
 		until = policy
 	}
-	rows, err := r.Query(ctx, selectEvents+` FROM (
-		(SELECT log_index FROM audit_bodies AS old WHERE expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
+	rows, err := r.Query(ctx, selectEvents+`, old.event FROM (
+		(SELECT log_index, event::text FROM audit_bodies AS old WHERE expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
 		UNION ALL
-		(SELECT log_index FROM audit_bodies AS old WHERE expires_at IS NULL AND recorded_at <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY recorded_at, log_index LIMIT $3)
+		(SELECT log_index, event::text FROM audit_bodies AS old WHERE expires_at IS NULL AND recorded_at <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY log_index LIMIT $3)
 		) AS old JOIN audit_events AS e USING (log_index) ORDER BY log_index LIMIT $3`, now, until, limit)
 	if err != nil {
 		return nil, fmt.Errorf("find what expires: %w", err)
 	}
-	list, err := pgx.CollectRows(rows, scanEvent)
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (datastorage.Stored, error) {
+		var body []byte
+		e, err := scanEvent(row, &body)
+		if err == nil {
+			err = e.CheckExpiry(body, now, policy)
+		}
+		return e, err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read what expires: %w", err)
 	}

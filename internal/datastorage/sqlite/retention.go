@@ -29,6 +29,11 @@ func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int)
 		if err != nil {
 			return nil, fmt.Errorf("read what expires: %w", err)
 		}
+		body := e.Body
+		e.Body = nil
+		if err := e.CheckExpiry(body, now, policy); err != nil {
+			return nil, err
+		}
 		list = append(list, e)
 	}
 	return list, rows.Err()

@@ -52,7 +52,7 @@ CREATE TABLE audit_bodies (
     log_index   bigint NOT NULL,
     expires_at  timestamptz,
     event       json NOT NULL,
-    PRIMARY KEY (recorded_at, log_index)
+    PRIMARY KEY (log_index, recorded_at)
 ) PARTITION BY RANGE (recorded_at);
 CREATE INDEX audit_bodies_expiry ON audit_bodies (expires_at) WHERE expires_at IS NOT NULL;
 
