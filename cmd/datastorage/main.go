@@ -11,6 +11,7 @@ import (
 	"kubernaut.ai/notification/internal/datastorage"
 	"kubernaut.ai/notification/internal/datastorage/postgres"
 	"kubernaut.ai/notification/internal/datastorage/sqlite"
+	"kubernaut.ai/notification/internal/datastorage/verify"
 )
 
 func main() {
@@ -25,6 +26,13 @@ func run() error {
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	defer stop()
+	if len(os.Args) > 1 && os.Args[1] == "verify" {
+		return verify.Main(ctx, os.Args[2:], os.Stdout, os.Stderr, map[string]datastorage.ReadOpener{
+			"sqlite":     sqlite.OpenReader,
+			"postgres":   postgres.OpenReader,
+			"postgresql": postgres.OpenReader,
+		})
+	}
 	return datastorage.Main(ctx, os.Args[1:], os.Stdout, os.Stderr, map[string]datastorage.Opener{
 		"sqlite":     sqlite.Open,
 		"postgres":   postgres.Open,

@@ -43,7 +43,7 @@ func TestAuthentication(t *testing.T) {
 		{"Bearer unlucky", 503, "unavailable"},
 	}
 	for _, tt := range tests {
-		for _, path := range []string{eventsPath, eventsPath + "/" + id(0), "/metrics"} {
+		for _, path := range []string{eventsPath, eventsPath + "/" + id(0), exportPath, "/metrics"} {
 			a := c.do("GET", path, "", "Authorization", tt.header)
 			a.problem(t, tt.code, tt.kind)
 			if got := a.header.Get("WWW-Authenticate"); (got == "Bearer") != (tt.code == 401) {
@@ -57,8 +57,13 @@ func TestAuthentication(t *testing.T) {
 	c.post(eventsPath, event(1), "Authorization", "bearer good").want(t, 201)
 	c.do("GET", eventsPath, "", "Authorization", "Bearer good").want(t, 200)
 	c.do("GET", eventsPath+"/"+id(0), "", "Authorization", "Bearer good").want(t, 200)
+	c.do("GET", exportPath, "", "Authorization", "Bearer good").want(t, 200)
+	c.post(chainPath, `{"correlation_id":"a"}`, "Authorization", "Bearer good").want(t, 200)
 	c.do("GET", "/metrics", "", "Authorization", "Bearer good").want(t, 200)
-	want := []string{"post /audit/events datastorage", "post /audit/events datastorage", "get /audit/events datastorage", "get /audit/events datastorage", "get /metrics"}
+	want := []string{
+		"post /audit/events datastorage", "post /audit/events datastorage", "get /audit/events datastorage", "get /audit/events datastorage",
+		"get /audit/events datastorage", "get /audit/events datastorage", "get /metrics",
+	}
 	if diff := cmp.Diff(want, auth.asked); diff != "" {
 		t.Errorf("asked (-want +got):\n%s", diff)
 	}

@@ -87,7 +87,8 @@ func ParseOptions(args []string, output io.Writer) (opts Options, command string
 		err := flags.Parse(args)
 		if errors.Is(err, flag.ErrHelp) {
 			flags.SetOutput(output)
-			fmt.Fprint(output, "Usage: datastorage [migrate|key] [flags]\n\nServes the audit events' HTTP API. migrate only brings the database's schema up to date; key prints a new signing key.\n\n")
+			fmt.Fprint(output, "Usage: datastorage [migrate|key] [flags]\n       datastorage verify [flags], which has a -help of its own\n\n"+
+				"Serves the audit events' HTTP API. migrate only brings the database's schema up to date; key prints a new signing key; verify checks that a database or an export is what was recorded.\n\n")
 			flags.PrintDefaults()
 		} else if err != nil {
 			err = fmt.Errorf("%w; datastorage -help lists the flags", err)
@@ -114,7 +115,7 @@ func ParseOptions(args []string, output io.Writer) (opts Options, command string
 		}
 	}
 	if flags.NArg() > 0 {
-		return opts, command, fmt.Errorf("argument %q is not known; the commands are migrate and key", flags.Arg(0))
+		return opts, command, fmt.Errorf("argument %q is not known; the commands are migrate and key, and verify where it comes first", flags.Arg(0))
 	}
 	if opts.Log, err = newLogger(*format, *level, output); err != nil {
 		return opts, command, err

@@ -19,6 +19,7 @@ import (
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/verify"
 	"kubernaut.ai/notification/internal/manager"
 )
 
@@ -125,6 +126,9 @@ func TestEveryFlagIsInOperations(t *testing.T) {
 		"datastorage": func(usage *bytes.Buffer) error {
 			return datastorage.Main(t.Context(), []string{"-help"}, io.Discard, usage, nil)
 		},
+		"verify": func(usage *bytes.Buffer) error {
+			return verify.Main(t.Context(), []string{"-help"}, io.Discard, usage, nil)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var usage bytes.Buffer
@@ -132,7 +136,7 @@ func TestEveryFlagIsInOperations(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := found(`(?m)^  -([a-z-]+)`, usage.String())
-			got := found("(?m)^\\| `--([a-z-]+)` \\|", section(t, page, "## Flags of "+map[string]string{"manager": "the manager", "datastorage": "datastorage"}[name]))
+			got := found("(?m)^\\| `--([a-z-]+)` \\|", section(t, page, map[string]string{"manager": "## Flags of the manager", "datastorage": "## Flags of datastorage", "verify": "## Verifying the log"}[name]))
 			if diff := cmp.Diff(want, got); diff != "" || len(want) == 0 {
 				t.Errorf("flags of the program (-) and of the page (+):\n%s", diff)
 			}

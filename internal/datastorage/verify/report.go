@@ -1,0 +1,96 @@
+package verify
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"kubernaut.ai/notification/internal/ledger"
+)
+
+const (
+	// maxFindings is how many findings a report lists.
+	maxFindings = 20
+	// progressEvery is how often a long verification says how far it is.
+	progressEvery = 5 * time.Second
+)
+
+// finding is something that is not as it should be. Index is that of the first
+// event that it concerns, or the number of events before it.
+type finding struct {
+	index   int64
+	eventID string // empty where it is not about one event
+	what    string
+}
+
+// report is what a verification has found.
+type report struct {
+	findings []finding // the first ones in the log, in its order
+	total    int       // of all there are
+
+	source      string
+	from, to    int64 // events
+	root        ledger.Hash
+	verifier    string
+	kept, given int // checkpoints that agree
+	progress    *progress
+}
+
+func (r *report) add(index int64, format string, args ...any) {
+	r.put(finding{index: index, what: fmt.Sprintf(format, args...)})
+}
+
+func (r *report) addEvent(index int64, eventID, format string, args ...any) {
+	r.put(finding{index, eventID, fmt.Sprintf(format, args...)})
+}
+
+func (r *report) put(f finding) {
+	r.total++
+	at, _ := slices.BinarySearchFunc(r.findings, f.index, func(have finding, index int64) int {
+		return cmp.Compare(have.index, index+1) // after those of the same event
+	})
+	r.findings = slices.Insert(r.findings, at, f)
+	r.findings = r.findings[:min(len(r.findings), maxFindings)]
+}
+
+// print says in words what was found.
+func (r *report) print(out io.Writer) {
+	if r.total == 0 {
+		fmt.Fprintf(out, "%s is whole: %d events from number %d on, in a log with the root %s.\nPublic key: %s\nCheckpoints that agree: %d of the log's own, %d given with --checkpoint.\n",
+			r.source, r.to-r.from, r.from, r.root, r.verifier, r.kept, r.given)
+		return
+	}
+	fmt.Fprintf(out, "%s is not what was recorded. What was found, in the order of the log:\n", r.source)
+	for i, f := range r.findings {
+		if f.eventID != "" {
+			f.what = fmt.Sprintf("event %d (%s): %s", f.index, f.eventID, f.what)
+		}
+		fmt.Fprintf(out, "%d. %s\n", i+1, f.what)
+	}
+	if more := r.total - len(r.findings); more > 0 {
+		fmt.Fprintf(out, "and %d more.\n", more)
+	}
+}
+
+// progress tells a person how far a verification is.
+type progress struct {
+	out         io.Writer
+	began, told time.Time
+}
+
+func newProgress(out io.Writer) *progress {
+	now := time.Now()
+	return &progress{out: out, began: now, told: now}
+}
+
+// at is called often, with how many events there are behind and in all.
+func (p *progress) at(done, all int64) {
+	now := time.Now()
+	if now.Sub(p.told) < progressEvery {
+		return
+	}
+	p.told = now
+	fmt.Fprintf(p.out, "%d of %d events, %.0f events/s\n", done, all, float64(done)/now.Sub(p.began).Seconds())
+}
