@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"net/http"
 	"slices"
@@ -106,7 +105,7 @@ func (a *API) verifyRows(ctx context.Context, indices []int64, head Head, answer
 	if err != nil {
 		return err
 	}
-	var expiries []Expiry // read where an event has expired
+	expired := expiredEvents{log: a.events}
 	for some := range slices.Chunk(indices, rowsAtOnce) {
 		leaves, err := inTree(tree, some, head.Size)
 		if err != nil {
@@ -122,13 +121,8 @@ func (a *API) verifyRows(ctx context.Context, indices []int64, head Head, answer
 				leaf, proven := leaves[index]
 				t.EventID, t.Reason = rows[0].ID(), wrongWith(&rows[0], leaf, proven)
 				if t.Reason == "" && rows[0].Body == nil {
-					if expiries == nil {
-						if expiries, err = collect(Expiries(ctx, a.events)); err != nil {
-							return err
-						}
-					}
-					if !slices.ContainsFunc(expiries, func(e Expiry) bool { return e.Covers(index) }) {
-						t.Reason = "its bytes are missing, and no event says that it has expired"
+					if t.Reason, err = expired.wrong(ctx, index); err != nil {
+						return err
 					}
 				}
 			}
@@ -180,13 +174,26 @@ func wrongWith(row *Row, leaf ledger.Hash, proven bool) string {
 	return row.WrongColumns()
 }
 
-func collect[T any](seq iter.Seq2[T, error]) ([]T, error) {
-	list := []T{}
-	for v, err := range seq {
-		if err != nil {
-			return nil, err
+// expiredEvents knows which events have expired, once it is asked.
+type expiredEvents struct {
+	log  Reader
+	read bool
+	said []Expiry
+}
+
+// wrong says what is wrong with an event that has no bytes, or nothing.
+func (x *expiredEvents) wrong(ctx context.Context, index int64) (string, error) {
+	if !x.read {
+		for e, err := range Expiries(ctx, x.log) {
+			if err != nil {
+				return "", err
+			}
+			x.said = append(x.said, e)
 		}
-		list = append(list, v)
+		x.read = true
 	}
-	return list, nil
+	if slices.ContainsFunc(x.said, func(e Expiry) bool { return e.Covers(index) }) {
+		return "", nil
+	}
+	return "its bytes were deleted: no event says that it has expired", nil
 }

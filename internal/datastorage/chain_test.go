@@ -64,9 +64,9 @@ func TestTheEventsOfACorrelationIDAreVerified(t *testing.T) {
 		}
 		for _, sql := range []string{
 			"UPDATE audit_events SET severity = 'low' WHERE log_index = 0",
-			fmt.Sprintf("UPDATE audit_events SET leaf_hash = %s, event = '%s' WHERE log_index = 3", literal, other.Body),
+			fmt.Sprintf("UPDATE audit_events SET leaf_hash = %s WHERE log_index = 3; UPDATE audit_bodies SET event = '%s' WHERE log_index = 3", literal, other.Body),
 			"UPDATE audit_events SET leaf_hash = " + literal + " WHERE log_index = 6",
-			"UPDATE audit_events SET event = '{}' WHERE log_index = 297",
+			"UPDATE audit_bodies SET event = '{}' WHERE log_index = 297",
 			"UPDATE audit_events SET log_index = 9000 WHERE log_index = 9",
 		} {
 			change(t, databaseURL, sql)

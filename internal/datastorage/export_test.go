@@ -15,6 +15,8 @@ import (
 	"github.com/go-logr/logr"
 
 	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/postgres"
+	"kubernaut.ai/notification/internal/datastorage/sqlite"
 	"kubernaut.ai/notification/internal/datastorage/storetest"
 	"kubernaut.ai/notification/internal/datastorage/verify"
 	"kubernaut.ai/notification/internal/ledger"
@@ -33,8 +35,18 @@ func verified(t *testing.T, parts ...string) (string, error) {
 		}
 		args = append(args, "--export", path)
 	}
+	return runVerify(t, args...)
+}
+
+func verifiedDatabase(t *testing.T, databaseURL string) (string, error) {
+	t.Helper()
+	return runVerify(t, "--database-url", databaseURL)
+}
+
+func runVerify(t *testing.T, args ...string) (string, error) {
+	t.Helper()
 	var out bytes.Buffer
-	err := verify.Main(t.Context(), args, &out, io.Discard, nil)
+	err := verify.Main(t.Context(), args, &out, io.Discard, map[string]datastorage.ReadOpener{"sqlite": sqlite.OpenReader, "postgres": postgres.OpenReader})
 	return out.String(), err
 }
 
@@ -117,7 +129,7 @@ func TestAnExportOfALogThatContradictsItselfIsMadeAllTheSame(t *testing.T) {
 	onBothBackends(t, func(t *testing.T, databaseURL string) {
 		c := serve(t, openURL(t, databaseURL), nil)
 		grow(c, 0, 10)
-		change(t, databaseURL, "UPDATE audit_events SET event = '[]' WHERE log_index = 7")
+		change(t, databaseURL, "UPDATE audit_bodies SET event = '[]' WHERE log_index = 7")
 		out, err := verified(t, c.get(exportPath).want(t, 200).body)
 		if err == nil || !strings.Contains(out, "1. event 7 (it is no event): its bytes were changed") {
 			t.Errorf("%v\n%s", err, out)

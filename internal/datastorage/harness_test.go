@@ -73,7 +73,11 @@ func newClient(t *testing.T, base string) *client {
 
 // serve starts the API of a store on a socket of its own.
 func serve(t *testing.T, store datastorage.Store, auth datastorage.Authorizer) *client {
-	server := httptest.NewServer(datastorage.NewAPI(storetest.OpenLog(t, store), auth, logr.Discard()))
+	return serveLog(t, storetest.OpenLog(t, store), auth)
+}
+
+func serveLog(t *testing.T, log *datastorage.Log, auth datastorage.Authorizer) *client {
+	server := httptest.NewServer(datastorage.NewAPI(log, auth, logr.Discard()))
 	t.Cleanup(server.Close)
 	return newClient(t, server.URL)
 }

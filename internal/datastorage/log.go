@@ -32,6 +32,7 @@ type Log struct {
 	writer Writer
 	key    *ledger.Key
 	log    logr.Logger
+	now    func() time.Time
 
 	requests chan *request
 	changes  chan *request // of which each is a transaction of its own
@@ -69,7 +70,7 @@ var ErrTampered = errors.New("the log is not what its checkpoint says; datastora
 // error that is ErrConfig where the log has another key, and ErrTampered. What
 // goes wrong later goes to the logger that ctx has.
 func OpenLog(ctx context.Context, store Store, key *ledger.Key) (*Log, error) {
-	l := &Log{Reader: store, writer: store, key: key, log: logr.FromContextOrDiscard(ctx), requests: make(chan *request, maxWrites), changes: make(chan *request), ended: make(chan struct{})}
+	l := &Log{Reader: store, writer: store, key: key, log: logr.FromContextOrDiscard(ctx), now: time.Now, requests: make(chan *request, maxWrites), changes: make(chan *request), ended: make(chan struct{})}
 	first := &request{heartbeat: true, answered: make(chan struct{})}
 	l.commit(ctx, []*request{first})
 	if first.err != nil {
@@ -177,7 +178,7 @@ func (l *Log) commit(ctx context.Context, batch []*request) {
 		}
 	}
 	var tree *ledger.Tree
-	now := time.Now().UTC()
+	now := l.now().UTC()
 	err := l.writer.Append(ctx, ids, func(known Known) (addition Addition, err error) {
 		tree, addition, err = l.plan(ctx, batch, known, now)
 		return addition, err
@@ -230,7 +231,7 @@ func (l *Log) plan(ctx context.Context, batch []*request, known Known, now time.
 			return nil, add, err
 		}
 		add.Head = head
-		if add.Milestone = heartbeat || now.Sub(l.milestone) >= milestoneEvery; add.Milestone {
+		if add.Milestone = heartbeat || now.Sub(l.milestone).Abs() >= milestoneEvery; add.Milestone {
 			l.milestone = now
 		}
 	}

@@ -58,7 +58,7 @@ func (l *Log) retain(ctx context.Context, days int64) {
 func (l *Log) expireAll(ctx context.Context, days int64) error {
 	total := 0
 	for {
-		n, err := l.Expire(ctx, time.Now(), days)
+		n, err := l.Expire(ctx, l.now(), days)
 		if err != nil {
 			return err
 		}
@@ -72,7 +72,7 @@ func (l *Log) expireAll(ctx context.Context, days int64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return l.writer.Reclaim(ctx, time.Now())
+	return l.writer.Reclaim(ctx, l.now())
 }
 
 // Expire removes the bodies of some events that have expired, and returns of how

@@ -95,6 +95,11 @@ type Writer interface {
 type Reader interface {
 	Hashes
 	Evidence
+	Queries
+}
+
+// Queries is what people ask for.
+type Queries interface {
 	// Query returns the events that pass the filter, newest first.
 	Query(ctx context.Context, filter Filter) (Page, error)
 	// Holds returns the legal holds, by correlation ID.

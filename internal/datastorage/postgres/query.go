@@ -58,8 +58,10 @@ func scanEvent(row pgx.CollectableRow, others ...any) (s datastorage.Stored, err
 	var id [16]byte
 	var hash []byte
 	e := &s.Columns
-	err = row.Scan(append([]any{&s.LogIndex, &id, &e.EventTimestamp, &e.EventType, &e.EventCategory, &e.EventOutcome, &e.CorrelationID,
-		&e.Severity, &e.ResourceID, &e.Namespace, &s.RecordedAt, &hash}, others...)...)
+	err = row.Scan(append([]any{
+		&s.LogIndex, &id, &e.EventTimestamp, &e.EventType, &e.EventCategory, &e.EventOutcome, &e.CorrelationID,
+		&e.Severity, &e.ResourceID, &e.Namespace, &s.RecordedAt, &hash,
+	}, others...)...)
 	e.EventID, e.EventTimestamp, s.RecordedAt = id, e.EventTimestamp.UTC(), s.RecordedAt.UTC()
 	copy(s.LeafHash[:], hash)
 	return s, err

@@ -92,7 +92,7 @@ func (r reader) Hold(ctx context.Context, correlationID string) (datastorage.Hol
 	return hold, err == nil, err
 }
 
-// Holds is as datastorage.Reader says.
+// Holds is as datastorage.Queries says.
 func (s *store) Holds(ctx context.Context) ([]datastorage.Hold, error) {
 	rows, err := s.pool.Query(ctx, selectHolds+" ORDER BY correlation_id")
 	if err != nil {

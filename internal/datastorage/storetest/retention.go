@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,9 +35,12 @@ func (s *At) Append(ctx context.Context, ids []uuid.UUID, plan func(datastorage.
 // Day is what retention counts in.
 const Day = 24 * time.Hour
 
-// keep makes a record that says how long it is kept.
-func keep(n int, days int64, edit ...func(*audit.Event)) datastorage.Record {
-	r := Record(n, edit...)
+// Keep has a record's event say how long it is kept, as a client does.
+func Keep(r datastorage.Record, days int64) datastorage.Record {
+	if days > 0 {
+		body := strings.Replace(string(r.Body), `,"severity"`, fmt.Sprintf(`,"retention_days":%d,"severity"`, days), 1)
+		r = datastorage.NewRecord(r.Event, []byte(body))
+	}
 	r.RetentionDays = days
 	return r
 }
@@ -65,9 +70,9 @@ func testExpiry(t *testing.T, store datastorage.Store) {
 	past := &At{store, now.Add(-31 * Day)}
 	log := OpenLog(t, past)
 	before := Record(0)
-	mustAppend(t, log, before, keep(1, 365), keep(2, 30), keep(3, 32), keep(4, datastorage.Forever), Record(5))
+	mustAppend(t, log, before, Keep(Record(1), 365), Keep(Record(2), 30), Keep(Record(3), 32), Keep(Record(4), datastorage.Forever), Record(5))
 	past.Time = now.Add(-29 * Day)
-	mustAppend(t, log, Record(6), keep(7, 30), keep(8, 7))
+	mustAppend(t, log, Record(6), Keep(Record(7), 30), Keep(Record(8), 7))
 	past.Time = now
 
 	mustExpire(t, log, now, 0, 2) // those that say so themselves
@@ -119,7 +124,7 @@ func testHold(t *testing.T, store datastorage.Store) {
 	past := &At{store, now.Add(-31 * Day)}
 	log := OpenLog(t, past)
 	held := func(e *audit.Event) { e.CorrelationID = "held" }
-	mustAppend(t, log, Record(0, held), keep(1, 7, held), Record(2))
+	mustAppend(t, log, Record(0, held), Keep(Record(1, held), 7), Record(2))
 	hold := datastorage.Hold{CorrelationID: "held", Reason: "case 7", PlacedBy: "alice"}
 	placed, err := log.PlaceHold(t.Context(), hold)
 	if err != nil {
@@ -132,7 +137,7 @@ func testHold(t *testing.T, store datastorage.Store) {
 	equal(t, "hold that was there", placed, again)
 	placed.PlacedAt = hold.PlacedAt
 	equal(t, "hold", hold, placed)
-	mustAppend(t, log, keep(3, 7, held))
+	mustAppend(t, log, Keep(Record(3, held), 7))
 	past.Time = now
 	mustExpire(t, log, now, 30, 1)
 	mustExpire(t, log, now, 30, 0)
@@ -160,15 +165,12 @@ func testHold(t *testing.T, store datastorage.Store) {
 	}
 }
 
+// without returns a list in reverse, and without some of it.
 func without(list []int64, gone ...int64) []int64 {
 	kept := []int64{}
-	for i := len(list) - 1; i >= 0; i-- {
-		ok := true
-		for _, n := range gone {
-			ok = ok && n != list[i]
-		}
-		if ok {
-			kept = append(kept, list[i])
+	for _, n := range slices.Backward(list) {
+		if !slices.Contains(gone, n) {
+			kept = append(kept, n)
 		}
 	}
 	return kept

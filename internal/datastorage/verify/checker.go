@@ -23,10 +23,11 @@ type checker struct {
 	marks    marks
 	unsigned bool // a kept checkpoint was not signed
 
-	next   int64        // index of the next leaf
-	bodies *ledger.Tree // nil where it cannot be known
-	tiles  *ledger.Tree // nil where it cannot be known
-	doubts *doubts
+	next    int64        // index of the next leaf
+	bodies  *ledger.Tree // nil where it cannot be known
+	tiles   *ledger.Tree // nil where it cannot be known
+	doubts  *doubts
+	expired expired
 
 	agreed  int64     // size of the last mark that agreed
 	signed  time.Time // when that was
@@ -36,7 +37,7 @@ type checker struct {
 
 func newChecker(r *report, verifier string) *checker {
 	r.verifier = verifier
-	return &checker{report: r, bodies: &ledger.Tree{}, tiles: &ledger.Tree{}, doubts: newDoubts(r), missing: -1}
+	return &checker{report: r, bodies: &ledger.Tree{}, tiles: &ledger.Tree{}, doubts: newDoubts(r), expired: expired{report: r}, missing: -1}
 }
 
 // setVerifier decides on the public key: the one that was given, or else the one
@@ -223,6 +224,7 @@ func (c *checker) finish(size func() (int64, error)) error {
 	}
 	c.present()
 	c.doubts.settle(false)
+	c.expired.finish(c.from)
 	if c.to = c.next; c.bodies != nil {
 		c.root = c.bodies.Root()
 	}

@@ -26,6 +26,12 @@ type export struct {
 // exported verifies an export, or the parts of one in their order.
 func exported(ctx context.Context, c *checker, paths []string) error {
 	e := &export{checker: c}
+	for _, path := range paths {
+		if err := e.readExpiries(ctx, path); err != nil {
+			return err
+		}
+	}
+	e.expired.ready()
 	for i, path := range paths {
 		if err := e.file(ctx, path, i == len(paths)-1); err != nil {
 			return err
@@ -44,9 +50,7 @@ func (e *export) file(ctx context.Context, path string, last bool) error {
 		return fmt.Errorf("--export: %w", err)
 	}
 	defer file.Close()
-	in := bufio.NewScanner(file)
-	in.Buffer(make([]byte, 0, 1<<20), maxLine)
-	in.Split(lines)
+	in := scanner(file)
 	for number := 1; in.Scan(); number++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -71,6 +75,40 @@ func (e *export) file(ctx context.Context, path string, last bool) error {
 		return fmt.Errorf("read export: %w", err)
 	}
 	return nil
+}
+
+// readExpiries reads what a part says of what has expired.
+func (e *export) readExpiries(ctx context.Context, path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("--export: %w", err)
+	}
+	defer file.Close()
+	in := scanner(file)
+	for in.Scan() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !bytes.Contains(in.Bytes(), []byte(`"datastorage.events.expired"`)) {
+			continue
+		}
+		row, err := datastorage.ParseLine(bytes.TrimSuffix(in.Bytes(), []byte("\n")))
+		if err != nil {
+			continue // It is found when the line's turn comes.
+		}
+		if said, ok := datastorage.ParseExpiry(row.Body); ok {
+			said.LogIndex = row.LogIndex
+			e.expired.add(said)
+		}
+	}
+	return nil // An error is met again when the file is verified.
+}
+
+func scanner(file *os.File) *bufio.Scanner {
+	in := bufio.NewScanner(file)
+	in.Buffer(make([]byte, 0, 1<<20), maxLine)
+	in.Split(lines)
+	return in
 }
 
 // lines is a bufio.SplitFunc that keeps the ends of lines.
@@ -131,6 +169,9 @@ func (e *export) event(line []byte, where string) error {
 	}
 	e.skip(row.LogIndex)
 	e.progress.at(e.next-e.from, e.size-e.from)
-	_, err = e.step(row, nil)
-	return err
+	if _, err := e.step(row, nil); err != nil {
+		return err
+	}
+	e.expired.row(row, func() []byte { return line })
+	return nil
 }

@@ -155,10 +155,11 @@ func (d dialect) text(s string) string { return "'" + strings.ReplaceAll(s, "'",
 func (d dialect) row(index int, r datastorage.Record) string {
 	at, when := "(SELECT recorded_at FROM audit_events LIMIT 1)", fmt.Sprint(r.Event.EventTimestamp.UnixMicro())
 	if d.postgres {
-		at, when = "now()", d.text(r.Event.EventTimestamp.Format("2006-01-02T15:04:05.999999Z07:00"))
+		when = d.text(r.Event.EventTimestamp.Format("2006-01-02T15:04:05.999999Z07:00"))
 	}
 	return fmt.Sprintf(`INSERT INTO audit_events (log_index, event_id, event_timestamp, event_type, event_category, event_outcome, correlation_id,
-		severity, resource_id, namespace, recorded_at, leaf_hash, event) VALUES (%d, '%s', %s, '%s', '%s', '%s', '%s', '%s', '%s', '%s', %s, %s, %s);`,
+		severity, resource_id, namespace, recorded_at, leaf_hash) VALUES (%d, '%s', %s, '%s', '%s', '%s', '%s', '%s', '%s', '%s', %s, %s);
+		INSERT INTO audit_bodies (log_index, recorded_at, event) SELECT log_index, recorded_at, %s FROM audit_events WHERE log_index = %[1]d;`,
 		index, r.Event.EventID, when, r.Event.EventType, r.Event.EventCategory, r.Event.EventOutcome, r.Event.CorrelationID,
 		r.Event.Severity, r.Event.ResourceID, r.Event.Namespace, at, d.bytes(r.LeafHash[:]), d.text(string(r.Body)))
 }
@@ -170,8 +171,11 @@ func rewritten(n int) datastorage.Record {
 
 func (d dialect) rewrite(n int) string {
 	r := rewritten(n)
-	return fmt.Sprintf("UPDATE audit_events SET event = %s, leaf_hash = %s WHERE log_index = %d;", d.text(string(r.Body)), d.bytes(r.LeafHash[:]), n)
+	return fmt.Sprintf("UPDATE audit_bodies SET event = %s WHERE log_index = %d; UPDATE audit_events SET leaf_hash = %s WHERE log_index = %[2]d;", d.text(string(r.Body)), n, d.bytes(r.LeafHash[:]))
 }
+
+// both does to the bodies what is done to the events.
+func both(sql string) string { return sql + strings.ReplaceAll(sql, "audit_events", "audit_bodies") }
 
 const (
 	down = "UPDATE audit_events SET log_index = -log_index - 2 WHERE log_index >= 100; UPDATE audit_events SET log_index = -log_index - 1 WHERE log_index < 0;"

@@ -39,6 +39,13 @@ func stored(ctx context.Context, c *checker, log datastorage.Reader) error {
 	s.setVerifier(head.Verifier, "the head of the log")
 	s.readHead(head)
 	s.marks.kept = s.keptReader(ctx)
+	for e, err := range datastorage.Expiries(ctx, log) {
+		if err != nil {
+			return err
+		}
+		s.expired.add(e)
+	}
+	s.expired.ready()
 	if err := s.events(ctx); err != nil {
 		return err
 	}
@@ -96,6 +103,7 @@ func (s *storedLog) events(ctx context.Context) error {
 		if err := s.at(ctx, row); err != nil {
 			return err
 		}
+		s.expired.row(row, row.Line)
 		s.progress.at(s.next, s.size)
 	}
 	return s.absent(ctx, s.size)

@@ -40,26 +40,26 @@ func eventChanges(d dialect) []tampering {
 	for _, n := range []int{0, 255, 256, 400, full - 50, full - 1} {
 		bytes, leafHash := "its bytes were changed", "its leaf_hash was changed"
 		list = append(list,
-			tampering{fmt.Sprint("bytes of ", n), fmt.Sprintf("UPDATE audit_events SET event = %s WHERE log_index = %d", d.text(string(rewritten(n).Body)), n), event(n) + bytes},
+			tampering{fmt.Sprint("bytes of ", n), fmt.Sprintf("UPDATE audit_bodies SET event = %s WHERE log_index = %d", d.text(string(rewritten(n).Body)), n), event(n) + bytes},
 			tampering{fmt.Sprint("leaf_hash of ", n), fmt.Sprintf("UPDATE audit_events SET leaf_hash = %s WHERE log_index = %d", d.bytes(other.LeafHash[:]), n), event(n) + leafHash},
 			tampering{fmt.Sprint("no leaf_hash of ", n), fmt.Sprintf("UPDATE audit_events SET leaf_hash = %s WHERE log_index = %d", d.bytes(nil), n), event(n) + leafHash},
 			tampering{fmt.Sprint("event gone ", n), fmt.Sprintf("DELETE FROM audit_events WHERE log_index = %d", n), fmt.Sprintf("1. event %d is missing: it was deleted\n", n)},
 		)
 	}
 	return append(list, []tampering{
-		{"bytes that are no JSON object", "UPDATE audit_events SET event = '[]' WHERE log_index = 3", event(3) + "its bytes were changed"},
+		{"bytes that are no JSON object", "UPDATE audit_bodies SET event = '[]' WHERE log_index = 3", event(3) + "its bytes were changed"},
 		{"rewritten with leaf hash", d.rewrite(77), event(77) + "it was rewritten together with its leaf hash"},
 		{"rewritten with leaf hash and tile", d.rewrite(77) + d.tile(77, rewritten(77).LeafHash), fmt.Sprintf("1. the kept checkpoint 2 of %d events has the root ", half)},
 		{"rewritten with leaf hash, right of all tiles", d.rewrite(600), "Of the events 300 to 611 at least one was changed together with its leaf hash"},
 		{"bytes and leaf_hash, differently", d.rewrite(77) + fmt.Sprintf("UPDATE audit_events SET leaf_hash = %s WHERE log_index = 77", d.bytes(other.LeafHash[:])), event(77) + "its bytes were changed, and its leaf_hash too"},
-		{"neighbours swapped", fmt.Sprintf(swap, 10, 11), fmt.Sprintf("1. event 10 (%s): it was swapped with event 11 (%s)\n", eventID(11), eventID(10))},
-		{"swapped in other tiles", fmt.Sprintf(swap, 20, 290), fmt.Sprintf("1. event 20 (%s): it was swapped with event 290 (%s)\n", eventID(290), eventID(20))},
-		{"put in, the others shifted", down + d.row(100, other), fmt.Sprintf("1. event 100 (%s): it was put in: the tree does not have it, and the event of this index stands at 101\n", other.Event.EventID)},
-		{"put in the place of another", "DELETE FROM audit_events WHERE log_index = 100;" + d.row(100, other), fmt.Sprintf("1. event 100 (%s): it was rewritten together with its leaf hash, or another event was put in its place", other.Event.EventID)},
+		{"neighbours swapped", fmt.Sprintf(both(swap), 10, 11), fmt.Sprintf("1. event 10 (%s): it was swapped with event 11 (%s)\n", eventID(11), eventID(10))},
+		{"swapped in other tiles", fmt.Sprintf(both(swap), 20, 290), fmt.Sprintf("1. event 20 (%s): it was swapped with event 290 (%s)\n", eventID(290), eventID(20))},
+		{"put in, the others shifted", both(down) + d.row(100, other), fmt.Sprintf("1. event 100 (%s): it was put in: the tree does not have it, and the event of this index stands at 101\n", other.Event.EventID)},
+		{"put in the place of another", both("DELETE FROM audit_events WHERE log_index = 100;") + d.row(100, other), fmt.Sprintf("1. event 100 (%s): it was rewritten together with its leaf hash, or another event was put in its place", other.Event.EventID)},
 		{"put in beyond the end", d.row(full, other), fmt.Sprintf("1. event %d (%s): it was put in beyond the end", full, other.Event.EventID)},
 		{"put in far beyond the end", d.row(1<<40, other), fmt.Sprintf("1. event %d (%s): it was put in beyond the end", 1<<40, other.Event.EventID)},
 		{"put in before the beginning", d.row(-5, other), fmt.Sprintf("1. event -5 (%s): it was put in: another event has its index, or its index is none", other.Event.EventID)},
-		{"taken out, the others shifted", "DELETE FROM audit_events WHERE log_index = 100;" + up, fmt.Sprintf("1. event 100 (%s): the event of this index was deleted, and the one of index 101 was put in its place\n", eventID(101))},
+		{"taken out, the others shifted", "DELETE FROM audit_events WHERE log_index = 100; DELETE FROM audit_bodies WHERE log_index = 100;" + both(up), fmt.Sprintf("1. event 100 (%s): the event of this index was deleted, and the one of index 101 was put in its place\n", eventID(101))},
 		{"several gone", "DELETE FROM audit_events WHERE log_index >= 200 AND log_index < 300", "1. the events 200 to 299 are missing: they were deleted\n"},
 		{"the newest gone", "DELETE FROM audit_events WHERE log_index >= 600", "1. the events 600 to 611 are missing: they were deleted\n"},
 		{"all gone", "DELETE FROM audit_events", "1. the events 0 to 611 are missing: they were deleted\n"},

@@ -1,0 +1,247 @@
+package datastorage_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr/funcr"
+
+	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/storetest"
+)
+
+// expiredLog is a log of 20 events and one more, of which those with an even
+// number have expired.
+func expiredLog(t *testing.T, databaseURL string) (*datastorage.Log, *client, time.Time) {
+	t.Helper()
+	now := time.Now().UTC()
+	log := storetest.OpenLog(t, openURL(t, databaseURL))
+	log.SetClock(func() time.Time { return now.Add(-31 * storetest.Day) })
+	var records []datastorage.Record
+	for n := range 20 {
+		r := storetest.Record(n, func(e *audit.Event) { e.CorrelationID = "incident" })
+		if n%2 == 0 {
+			r = storetest.Keep(r, 30)
+		}
+		records = append(records, r)
+	}
+	if _, err := log.Append(t.Context(), records); err != nil {
+		t.Fatal(err)
+	}
+	log.SetClock(func() time.Time { return now })
+	if n, err := log.Expire(t.Context(), now, 0); n != 10 || err != nil {
+		t.Fatalf("expired %d, %v", n, err)
+	}
+	return log, serveLog(t, log, nil), now
+}
+
+func TestWhatHasExpiredIsProvenAllTheSame(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		_, c, _ := expiredLog(t, databaseURL)
+		exported := c.get(exportPath).want(t, 200).body
+		if out, err := verified(t, exported); err != nil {
+			t.Errorf("the export: %v\n%s", err, out)
+		}
+		if got := strings.Count(exported, `"expired":true`); got != 10 {
+			t.Errorf("%d expired events were exported", got)
+		}
+		if out, err := verifiedDatabase(t, databaseURL); err != nil {
+			t.Errorf("the database: %v\n%s", err, out)
+		}
+		if got := c.chain("incident"); !got.IsValid || got.VerifiedEvents != 20 {
+			t.Errorf("the chain: %+v", got)
+		}
+		var event map[string]any
+		c.get("/api/v1/audit/events/"+id(4)).want(t, 200).decode(t, &event)
+		if event["expired"] != true || event["resource_id"] != "request-4" || event["log_index"] != 4.0 || event["event_action"] != nil {
+			t.Errorf("an expired event is shown as %v", event)
+		}
+		c.get("/api/v1/audit/log/proof/inclusion?event_id="+id(4)).want(t, 200)
+	})
+}
+
+func TestNothingCanBePassedOffAsExpired(t *testing.T) {
+	for name, tt := range map[string]struct{ sql, want, chain string }{
+		"bytes deleted": {
+			"DELETE FROM audit_bodies WHERE log_index = 5",
+			"event 5 (" + id(5) + "): its bytes were deleted: no event says that it has expired",
+			"its bytes were deleted: no event says that it has expired",
+		},
+		"a column of an expired event": {
+			"UPDATE audit_events SET resource_id = 'other' WHERE log_index = 6",
+			"of the expired events 0 to 18, at least one has other columns than it had when it expired, as event 20 shows", "",
+		},
+		"an expired event back": {
+			"INSERT INTO audit_bodies (log_index, recorded_at, event) SELECT log_index, recorded_at, '{}' FROM audit_events WHERE log_index = 8",
+			"event 8 (" + id(8) + "): it is there again, and event 20 says that it has expired", "its bytes were changed",
+		},
+		"what has expired, by other bytes": {
+			"UPDATE audit_bodies SET event = REPLACE(CAST(event AS text), '[18,18]', '[18,19]') WHERE log_index = 20", "its bytes were changed", "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBothBackends(t, func(t *testing.T, databaseURL string) {
+				_, c, _ := expiredLog(t, databaseURL)
+				sql := tt.sql
+				if strings.HasPrefix(databaseURL, "postgres") {
+					sql = strings.Replace(sql, "[18,19]')", "[18,19]')::json", 1)
+					sql = strings.Replace(sql, "'{}' FROM", "'{}'::json FROM", 1)
+				}
+				change(t, databaseURL, sql)
+				if out, err := verifiedDatabase(t, databaseURL); err == nil || !strings.Contains(out, tt.want) {
+					t.Errorf("the database: %v\n%s", err, out)
+				}
+				if out, err := verified(t, c.get(exportPath).want(t, 200).body); err == nil || !strings.Contains(out, strings.Replace(tt.want, id(8), "00000000-0000-0000-0000-000000000000", 1)) {
+					t.Errorf("the export: %v\n%s", err, out)
+				}
+				if got := c.chain("incident"); tt.chain != "" && (got.IsValid || len(got.TamperedEvents) != 1 || !strings.HasPrefix(got.TamperedEvents[0].Reason, tt.chain)) {
+					t.Errorf("the chain: %+v", got)
+				}
+			})
+		})
+	}
+}
+
+// Otherwise whoever changes an event would only have to wait.
+func TestWhatWasChangedDoesNotExpire(t *testing.T) {
+	for name, sql := range map[string]string{
+		"bytes":     "UPDATE audit_bodies SET event = '{}' WHERE log_index = 7",
+		"leaf_hash": "UPDATE audit_events SET leaf_hash = (SELECT leaf_hash FROM audit_events WHERE log_index = 9) WHERE log_index = 7",
+		"time":      "UPDATE audit_bodies SET expires_at = recorded_at WHERE log_index = 7",
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBothBackends(t, func(t *testing.T, databaseURL string) {
+				log, c, now := expiredLog(t, databaseURL)
+				change(t, databaseURL, sql)
+				days := int64(30)
+				if name == "time" {
+					days = 365
+				}
+				n, err := log.Expire(t.Context(), now, days)
+				if n != 0 || !errors.Is(err, datastorage.ErrTampered) || !strings.Contains(err.Error(), "event 7 ") {
+					t.Errorf("expired %d, %v", n, err)
+				}
+				if got := strings.Count(c.get(exportPath).want(t, 200).body, `"expired":true`); got != 10 {
+					t.Errorf("%d events have expired, want those 10 from before", got)
+				}
+				if name != "leaf_hash" { // with which the log cannot go on at all
+					grow(c, 100, 101)
+				}
+			})
+		})
+	}
+}
+
+func TestAnEventSaysHowLongItIsKept(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		now := time.Now()
+		log := storetest.OpenLog(t, openURL(t, databaseURL))
+		log.SetClock(func() time.Time { return now.Add(-8 * storetest.Day) })
+		c := serveLog(t, log, nil)
+		c.post(batchPath, batch(with(event(0), "retention_days", "7"), with(event(1), "retention_days", "9"), event(2), with(event(3), "retention_days", "null"))).want(t, 201)
+		log.SetClock(time.Now)
+		if n, err := log.Expire(t.Context(), now, 0); n != 1 || err != nil {
+			t.Errorf("expired %d, %v; want the one that was to be kept for 7 days", n, err)
+		}
+		for value, want := range map[string]string{
+			"0": "must be a number of days from 1 to 36500", "-1": "must be a number of days from 1 to 36500", "36501": "must be a number of days from 1 to 36500",
+			`"7"`: "must be an integer", "1.5": "must be an integer",
+		} {
+			p := c.post(batchPath, batch(with(event(9), "retention_days", value))).problem(t, 400, "invalid-event")
+			if len(p.Errors) != 1 || p.Errors[0].Pointer != "/0/retention_days" || p.Errors[0].Detail != want {
+				t.Errorf("%s: %+v", value, p.Errors)
+			}
+		}
+		c.post(batchPath, batch(with(event(9), "expired", "true"))).problem(t, 400, "invalid-event")
+	})
+}
+
+func TestTheServerLetsEventsExpireByItsPolicy(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		key := filepath.Join(t.TempDir(), "signing.key")
+		expired := make(chan string, 1)
+		edit := func(o *datastorage.Options) {
+			o.SigningKey, o.RetentionDays = key, 30
+			o.Log = funcr.New(func(_, line string) {
+				if strings.Contains(line, "Events have expired") {
+					expired <- line
+				}
+			}, funcr.Options{})
+		}
+		s := start(t, databaseURL, edit)
+		c := newClient(t, "http://"+s.address())
+		grow(c, 0, 3)
+		s.stop()
+		if err := s.wait(); err != nil {
+			t.Fatal(err)
+		}
+		older := "UPDATE %s SET recorded_at = recorded_at - 31 * 86400000000"
+		if strings.HasPrefix(databaseURL, "postgres") {
+			older = "UPDATE %s SET recorded_at = recorded_at - interval '31 days'"
+			// The rows move to partitions that have to be there.
+			change(t, databaseURL, "CREATE TABLE older PARTITION OF audit_bodies FOR VALUES FROM ('2000-01-01') TO (date_trunc('month', now()))")
+		}
+		change(t, databaseURL, fmt.Sprintf(older, "audit_events"))
+		change(t, databaseURL, fmt.Sprintf(older, "audit_bodies"))
+		s = start(t, databaseURL, edit)
+		if line := <-expired; !strings.Contains(line, `"events"=3`) {
+			t.Errorf("it says %s", line)
+		}
+		var got map[string]any
+		newClient(t, "http://"+s.address()).get("/api/v1/audit/events/"+id(1)).want(t, 200).decode(t, &got)
+		if got["expired"] != true {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+func TestHolds(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		c := serve(t, openURL(t, databaseURL), nil)
+		const path = "/api/v1/audit/legal-hold"
+		hold := `{"correlation_id":"a/b ü","reason":"case 7","placed_by":"alice"}`
+		var placed, again datastorage.Hold
+		c.post(path, hold).want(t, 201).decode(t, &placed)
+		c.post(path, strings.Replace(hold, "alice", "bob", 1)).want(t, 200).decode(t, &again)
+		if placed != again || placed.PlacedBy != "alice" || placed.CorrelationID != "a/b ü" || placed.PlacedAt.IsZero() {
+			t.Errorf("placed %+v, and then %+v", placed, again)
+		}
+		var list struct{ Data []datastorage.Hold }
+		c.get(path).want(t, 200).decode(t, &list)
+		if len(list.Data) != 1 || list.Data[0] != placed {
+			t.Errorf("listed %+v", list.Data)
+		}
+		escaped := path + "/" + url.PathEscape("a/b ü")
+		if p := c.do(http.MethodDelete, escaped, "").problem(t, 400, "invalid-request"); !strings.Contains(p.Detail, "released_by must have 1 to 255 characters") {
+			t.Errorf("got %q", p.Detail)
+		}
+		c.do(http.MethodDelete, escaped+"?released_by=carol", "").want(t, 200)
+		c.do(http.MethodDelete, escaped+"?released_by=carol", "").problem(t, 404, "not-found")
+		c.get(path).want(t, 200).decode(t, &list)
+		if len(list.Data) != 0 {
+			t.Errorf("listed %+v after it was released", list.Data)
+		}
+		for body, want := range map[string]string{
+			"":                                       "the body must be a JSON object",
+			"[]":                                     "the body must be a JSON object",
+			`{"reason":"r","placed_by":"p"}`:         "correlation_id must have 1 to 255 characters",
+			`{"correlation_id":"c","placed_by":"p"}`: "reason must have 1 to 1000 characters",
+			`{"correlation_id":"c","reason":"r"}`:    "placed_by must have 1 to 255 characters",
+			`{"correlation_id":"c\u0000","reason":"r","placed_by":"p"}`:     "correlation_id must be without NUL characters",
+			`{"correlation_id":"` + strings.Repeat("ü", 256) + `"}`:         "correlation_id must have 1 to 255 characters",
+			`{"correlation_id":"c","reason":"` + strings.Repeat("r", 20000): "the body must be a JSON object",
+		} {
+			if p := c.post(path, body, "Content-Type", "application/json").problem(t, 400, "invalid-request"); !strings.Contains(p.Detail, want) {
+				t.Errorf("%.60s: got %q, want %q", body, p.Detail, want)
+			}
+		}
+		c.post(path, hold, "Content-Type", "text/plain").problem(t, 415, "unsupported-media-type")
+	})
+}
