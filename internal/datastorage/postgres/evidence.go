@@ -57,7 +57,7 @@ func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
 func (s *store) Rows(ctx context.Context, from, to int64, limit int) ([]datastorage.Row, error) {
 	rows, err := s.pool.Query(ctx, `SELECT log_index, event_id, event_timestamp, recorded_at, event_type, event_category, event_outcome,
 		correlation_id, severity, resource_id, namespace, leaf_hash, b.event FROM audit_events AS e
-		LEFT JOIN LATERAL (SELECT event::text FROM audit_bodies WHERE log_index = e.log_index AND recorded_at = e.recorded_at LIMIT 1) AS b ON true
+		LEFT JOIN LATERAL (SELECT event FROM audit_bodies WHERE log_index = e.log_index AND recorded_at = e.recorded_at LIMIT 1) AS b ON true
 		WHERE log_index >= $1 AND log_index < $2 ORDER BY log_index LIMIT $3`, from, to, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read rows: %w", err)

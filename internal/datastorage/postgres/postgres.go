@@ -4,6 +4,7 @@ package postgres
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"sync/atomic"
@@ -105,38 +106,39 @@ func (s *store) migrate(ctx context.Context) error {
 // included, queue for the lock on the head row, which is what makes the log
 // indices contiguous.
 func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastorage.Known) (datastorage.Addition, error)) error {
-	tx, err := s.pool.Begin(ctx)
+	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("begin append: %w", err)
 	}
-	// The rollback must reach the server also when ctx has ended.
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	known, err := find(ctx, tx, ids)
+	// It closes a connection with a transaction that has not ended, which undoes that.
+	defer conn.Release()
+	known, err := begin(ctx, conn.Conn(), ids)
 	if err != nil {
 		return fmt.Errorf("find stored events: %w", err)
 	}
 	add, err := plan(known)
 	if err != nil || add.Head.Verifier == "" && len(add.Conflicts) == 0 {
+		if _, rollbackErr := conn.Exec(ctx, "ROLLBACK"); rollbackErr != nil {
+			return errors.Join(err, fmt.Errorf("end append: %w", rollbackErr))
+		}
 		return err
 	}
 	month := s.month.Swap(nil)
-	if month, err = insert(ctx, tx, add, known.Head.Size, month); err != nil {
+	if month, err = insert(ctx, conn.Conn(), add, known.Head.Size, month); err != nil {
 		return fmt.Errorf("insert events: %w", err)
 	}
-	if err := retain(ctx, tx, add); err != nil {
+	if err := retain(ctx, conn, add); err != nil {
 		return err
 	}
-	if err := moveHead(ctx, tx, add); err != nil {
-		return fmt.Errorf("move log head: %w", err)
-	}
-	if err := tx.Commit(ctx); err != nil {
+	if err := commit(ctx, conn, add); err != nil {
 		return fmt.Errorf("commit append: %w", err)
 	}
 	s.month.Store(month)
 	return nil
 }
 
-func moveHead(ctx context.Context, tx pgx.Tx, add datastorage.Addition) error {
+// commit moves the head and commits, in one round trip.
+func commit(ctx context.Context, conn *pgxpool.Conn, add datastorage.Addition) error {
 	var batch pgx.Batch
 	for i := range add.Conflicts {
 		r := &add.Conflicts[i]
@@ -154,24 +156,30 @@ func moveHead(ctx context.Context, tx pgx.Tx, add datastorage.Addition) error {
 	if add.Milestone {
 		batch.Queue("INSERT INTO audit_checkpoints (size, checkpoint) VALUES ($1, $2)", h.Size, h.Checkpoint)
 	}
-	return tx.SendBatch(ctx, &batch).Close()
+	batch.Queue("COMMIT")
+	return conn.SendBatch(ctx, &batch).Close()
 }
 
-// find locks the head of the log and returns it with those of the events that
-// are stored. The lateral join makes the planner look up each ID in the index,
-// whatever it believes about the size of the table.
-func find(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) (datastorage.Known, error) {
-	known := datastorage.Known{Stored: map[uuid.UUID]datastorage.Placed{}, Tx: reader{tx}}
+// begin begins a transaction, locks the head of the log and returns it with those
+// of the events that are stored, in one round trip. The lateral join makes the
+// planner look up each ID in the index, whatever it believes about the size of the
+// table.
+func begin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) (datastorage.Known, error) {
+	known := datastorage.Known{Stored: map[uuid.UUID]datastorage.Placed{}, Tx: reader{conn}}
 	sent := make([][16]byte, len(ids))
 	for i, id := range ids {
 		sent[i] = id
 	}
 	var batch pgx.Batch
+	batch.Queue("BEGIN")
 	batch.Queue(selectHead + " FOR UPDATE")
 	batch.Queue(`SELECT e.event_id, e.log_index, e.leaf_hash FROM unnest($1::uuid[]) AS sent (id)
 		JOIN LATERAL (SELECT event_id, log_index, leaf_hash FROM audit_events WHERE event_id = sent.id LIMIT 1) AS e ON true`, sent)
-	results := tx.SendBatch(ctx, &batch)
+	results := conn.SendBatch(ctx, &batch)
 	defer results.Close()
+	if _, err := results.Exec(); err != nil {
+		return known, err
+	}
 	var err error
 	if known.Head, err = scanHead(results.QueryRow()); err != nil {
 		return known, err
@@ -201,17 +209,17 @@ var (
 
 // insert adds the records of a log of head events. It returns the partition of
 // their month, which it makes unless that is known to be there.
-func insert(ctx context.Context, tx pgx.Tx, add datastorage.Addition, head int64, known *string) (*string, error) {
+func insert(ctx context.Context, conn *pgx.Conn, add datastorage.Addition, head int64, known *string) (*string, error) {
 	if len(add.Records) == 0 {
 		return known, nil
 	}
 	month := add.RecordedAt.UTC().Format(partition)
 	if known == nil || *known != month {
-		if err := makePartition(ctx, tx, month, add.RecordedAt); err != nil {
+		if err := makePartition(ctx, conn, month, add.RecordedAt); err != nil {
 			return nil, err
 		}
 	}
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{"audit_events"}, eventColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
+	_, err := conn.CopyFrom(ctx, pgx.Identifier{"audit_events"}, eventColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
 		r := &add.Records[n]
 		e := &r.Event
 		return []any{
@@ -222,7 +230,7 @@ func insert(ctx context.Context, tx pgx.Tx, add datastorage.Addition, head int64
 	if err != nil {
 		return nil, err
 	}
-	_, err = tx.CopyFrom(ctx, pgx.Identifier{month}, bodyColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
+	_, err = conn.CopyFrom(ctx, pgx.Identifier{month}, bodyColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
 		r := &add.Records[n]
 		return []any{add.RecordedAt, head + int64(n), expiresAt(r, add.RecordedAt), r.Body}, nil
 	}))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"kubernaut.ai/notification/internal/datastorage"
 )
@@ -17,7 +18,7 @@ const partition = "audit_bodies_2006_01"
 
 // makePartition makes the partition of a month unless it is there. It is attached
 // when it is made, since to make it as one would lock out those who read.
-func makePartition(ctx context.Context, tx pgx.Tx, name string, at time.Time) error {
+func makePartition(ctx context.Context, tx *pgx.Conn, name string, at time.Time) error {
 	var there bool
 	if err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", name).Scan(&there); err != nil || there {
 		return err
@@ -56,9 +57,9 @@ func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int)
 		until = policy
 	}
 	rows, err := r.Query(ctx, selectEvents+`, old.event FROM (
-		(SELECT log_index, event::text FROM audit_bodies AS old WHERE expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
+		(SELECT log_index, event FROM audit_bodies AS old WHERE expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
 		UNION ALL
-		(SELECT log_index, event::text FROM audit_bodies AS old WHERE expires_at IS NULL AND recorded_at <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY log_index LIMIT $3)
+		(SELECT log_index, event FROM audit_bodies AS old WHERE expires_at IS NULL AND recorded_at <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY log_index LIMIT $3)
 		) AS old JOIN audit_events AS e USING (log_index) ORDER BY log_index LIMIT $3`, now, until, limit)
 	if err != nil {
 		return nil, fmt.Errorf("find what expires: %w", err)
@@ -106,7 +107,7 @@ func (s *store) Holds(ctx context.Context) ([]datastorage.Hold, error) {
 }
 
 // retain removes the bodies of what has expired, and changes the holds.
-func retain(ctx context.Context, tx pgx.Tx, add datastorage.Addition) error {
+func retain(ctx context.Context, tx *pgxpool.Conn, add datastorage.Addition) error {
 	if err := removeBodies(ctx, tx, add.Expired); err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func retain(ctx context.Context, tx pgx.Tx, add datastorage.Addition) error {
 
 // removeBodies names each row by its key. A ctid would not do: rows of other
 // partitions have the same.
-func removeBodies(ctx context.Context, tx pgx.Tx, expired []datastorage.Stored) error {
+func removeBodies(ctx context.Context, tx *pgxpool.Conn, expired []datastorage.Stored) error {
 	if len(expired) == 0 {
 		return nil
 	}
@@ -172,7 +173,7 @@ func addBodies(ctx context.Context, tx pgx.Tx, events []datastorage.Stored) erro
 	}
 	k := keysOf(events)
 	rows, err := tx.Query(ctx, `SELECT b.event FROM unnest($1::timestamptz[], $2::bigint[]) WITH ORDINALITY AS k (recorded_at, log_index, n)
-		LEFT JOIN LATERAL (SELECT event::text FROM audit_bodies WHERE recorded_at = k.recorded_at AND log_index = k.log_index AND recorded_at BETWEEN $3 AND $4 LIMIT 1) AS b ON true
+		LEFT JOIN LATERAL (SELECT event FROM audit_bodies WHERE recorded_at = k.recorded_at AND log_index = k.log_index AND recorded_at BETWEEN $3 AND $4 LIMIT 1) AS b ON true
 		ORDER BY k.n`, k.recorded, k.indices, k.first, k.last)
 	if err != nil {
 		return fmt.Errorf("read bodies: %w", err)

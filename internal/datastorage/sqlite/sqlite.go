@@ -35,6 +35,8 @@ const readers = 4
 type store struct {
 	writer, reader *sql.DB
 	schema         int64
+	// These insert rowsPerInsert rows. To parse them takes as long as to run them.
+	events, bodies *sql.Stmt
 }
 
 // Open opens the database file that a URL sqlite:PATH names, and makes the file
@@ -57,6 +59,12 @@ func Open(ctx context.Context, databaseURL string, _ bool) (datastorage.Store, f
 	}
 	if err := s.migrate(ctx, path); err != nil {
 		return nil, nil, errors.Join(err, s.close())
+	}
+	if s.events, err = s.writer.PrepareContext(ctx, eventInsert(rowsPerInsert)); err == nil {
+		s.bodies, err = s.writer.PrepareContext(ctx, bodyInsert(rowsPerInsert))
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("prepare inserts: %w", err), s.close())
 	}
 	return s, s.close, nil
 }
@@ -131,7 +139,7 @@ func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastora
 	if err != nil || add.Head.Verifier == "" && len(add.Conflicts) == 0 {
 		return err
 	}
-	if err := insert(ctx, tx, add, known.Head.Size); err != nil {
+	if err := s.insert(ctx, tx, add, known.Head.Size); err != nil {
 		return fmt.Errorf("insert events: %w", err)
 	}
 	if err := retain(ctx, tx, add); err != nil {
@@ -201,17 +209,21 @@ func find(ctx context.Context, tx *sql.Tx, ids []uuid.UUID) (map[uuid.UUID]datas
 	return stored, rows.Err()
 }
 
-const (
-	insertEvents = `INSERT INTO audit_events (log_index, event_id, event_timestamp, event_type, event_category,
-		event_outcome, correlation_id, severity, resource_id, namespace, recorded_at, leaf_hash) VALUES `
-	eventRow     = "(?, ?, ?, ?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), NULLIF(?, ''), ?, ?)"
-	insertBodies = "INSERT INTO audit_bodies (log_index, recorded_at, expires_at, event) VALUES "
-	bodyRow      = "(?, ?, ?, ?)"
-	// rowsPerInsert is where longer statements stop being faster.
-	rowsPerInsert = 20
-)
+// rowsPerInsert is where longer statements stop being faster.
+const rowsPerInsert = 20
 
-func insert(ctx context.Context, tx *sql.Tx, add datastorage.Addition, head int64) error {
+func eventInsert(rows int) string {
+	const row = "(?, ?, ?, ?, ?, ?, ?, NULLIF(?, ''), NULLIF(?, ''), NULLIF(?, ''), ?, ?)"
+	return `INSERT INTO audit_events (log_index, event_id, event_timestamp, event_type, event_category, event_outcome,
+		correlation_id, severity, resource_id, namespace, recorded_at, leaf_hash) VALUES ` + row + strings.Repeat(", "+row, rows-1)
+}
+
+func bodyInsert(rows int) string {
+	const row = "(?, ?, ?, ?)"
+	return "INSERT INTO audit_bodies (log_index, recorded_at, expires_at, event) VALUES " + row + strings.Repeat(", "+row, rows-1)
+}
+
+func (s *store) insert(ctx context.Context, tx *sql.Tx, add datastorage.Addition, head int64) error {
 	now := add.RecordedAt.UnixMicro()
 	events, bodies := make([]any, 0, 12*rowsPerInsert), make([]any, 0, 4*rowsPerInsert)
 	for first := 0; first < len(add.Records); first += rowsPerInsert {
@@ -224,15 +236,26 @@ func insert(ctx context.Context, tx *sql.Tx, add datastorage.Addition, head int6
 				e.EventCategory, e.EventOutcome, e.CorrelationID, e.Severity, e.ResourceID, e.Namespace, now, r.LeafHash[:])
 			bodies = append(bodies, head+int64(n), now, expiresAt(r, add.RecordedAt), string(r.Body))
 		}
-		more := last - first - 1
-		if _, err := tx.ExecContext(ctx, insertEvents+eventRow+strings.Repeat(", "+eventRow, more), events...); err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, insertBodies+bodyRow+strings.Repeat(", "+bodyRow, more), bodies...); err != nil {
+		if err := s.insertRows(ctx, tx, last-first, events, bodies); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *store) insertRows(ctx context.Context, tx *sql.Tx, rows int, events, bodies []any) error {
+	if rows == rowsPerInsert {
+		if _, err := tx.StmtContext(ctx, s.events).ExecContext(ctx, events...); err != nil { //nolint:sqlclosecheck // the transaction closes it
+			return err
+		}
+		_, err := tx.StmtContext(ctx, s.bodies).ExecContext(ctx, bodies...) //nolint:sqlclosecheck // the transaction closes it
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, eventInsert(rows), events...); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, bodyInsert(rows), bodies...)
+	return err
 }
 
 // expiresAt is the column of that name.

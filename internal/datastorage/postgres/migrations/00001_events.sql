@@ -30,9 +30,9 @@ CREATE TABLE audit_events (
     event_type      text NOT NULL,
     event_category  text NOT NULL,
     event_outcome   text NOT NULL,
-    correlation_id  text NOT NULL,
+    correlation_id  text COLLATE "C" NOT NULL,
     severity        text,
-    resource_id     text,
+    resource_id     text COLLATE "C",
     namespace       text,
     recorded_at     timestamptz NOT NULL,
     leaf_hash       bytea NOT NULL
@@ -43,7 +43,7 @@ CREATE INDEX audit_events_time ON audit_events (event_timestamp, log_index);
 CREATE INDEX audit_events_correlation ON audit_events (correlation_id, event_timestamp, log_index);
 CREATE INDEX audit_events_resource ON audit_events (resource_id, event_timestamp, log_index) WHERE resource_id IS NOT NULL;
 
--- What expires: event is json and not jsonb because leaf_hash was made of its
+-- What expires: event is text, since it is JSON already and leaf_hash was made of its
 -- exact bytes. expires_at is NULL where the event does not say, and infinity where
 -- it never does. The server makes a partition for each month, and drops what is
 -- empty, which gives the space back.
@@ -51,7 +51,7 @@ CREATE TABLE audit_bodies (
     recorded_at timestamptz NOT NULL,
     log_index   bigint NOT NULL,
     expires_at  timestamptz,
-    event       json NOT NULL,
+    event       text NOT NULL,
     PRIMARY KEY (log_index, recorded_at)
 ) PARTITION BY RANGE (recorded_at);
 CREATE INDEX audit_bodies_expiry ON audit_bodies (expires_at) WHERE expires_at IS NOT NULL;
@@ -69,7 +69,7 @@ CREATE TABLE audit_conflicts (
     event_id    uuid NOT NULL,
     leaf_hash   bytea NOT NULL,
     received_at timestamptz NOT NULL,
-    event       json NOT NULL,
+    event       text NOT NULL,
     PRIMARY KEY (event_id, leaf_hash)
 );
 
