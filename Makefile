@@ -46,7 +46,7 @@ chaos: ## Kill and break everything, then judge (KILLS=25 REQUESTS= SEED= SLOW=3
 		../../bin/chaos -test.run '$(if $(MUTANTS),TestMutants,TestChaos)' -test.timeout 0 -kills $(or $(KILLS),25) -requests $(or $(REQUESTS),0) \
 		-seed $(or $(SEED),0) -slow $(or $(SLOW),30s) -setup '$(SETUP)' -only '$(ONLY)' -mutants '$(MUTANTS)'
 
-bench: ## Measure, beside limits and marks (BENCH=NAME BENCHTIME=2s BENCH_REQUESTS=1000,10000)
+bench: ## Measure, beside limits and marks (BENCH=NAME BENCHTIME=2s BENCH_REQUESTS=1000,10000 BENCH_ROWS=100000)
 	@echo "PostgreSQL: $(or $(POSTGRES),not found, its benchmarks are skipped)"
 	@assets=$$($(CONTROLPLANE)) && KUBEBUILDER_ASSETS=$$assets \
 		$(GO) test -run '^$$' -bench '$(or $(BENCH),.)' -benchtime $(or $(BENCHTIME),2s) -timeout 30m \

@@ -117,6 +117,7 @@ func rows(results map[metric]float64) []row {
 			all = append(all, r)
 		}
 	}
+	all = append(all, logRows()...)
 	const requests = "BenchmarkRequests/n="
 	var sizes []int
 	for m := range results {
@@ -138,6 +139,41 @@ func rows(results map[metric]float64) []row {
 			row{title: prefix + "manager's memory when all are finished, MB", value: of("rss-MB")})
 	}
 	return all
+}
+
+// logRows are about DataStorage under load.
+func logRows() []row {
+	of := func(benchmark, unit string) metric { return metric{"bench", "Benchmark" + benchmark, unit} }
+	var all []row
+	for _, r := range []struct {
+		size     string
+		mark     float64
+		original string
+	}{{"10", 10_000, "240"}, {"100", 40_000, "500"}, {"1000", 55_000, "1,400"}} {
+		name := "Ingest/postgres/batch=" + r.size
+		all = append(all,
+			row{
+				title: "PostgreSQL, ten producers, batch " + r.size + ": events/s", value: of(name, "events/s"),
+				limit: of(name, "raw-events/s"), limitOf: "COPY by one", mark: r.mark, atLeast: true, original: r.original,
+			},
+			row{
+				title: "SQLite, ten producers, batch " + r.size + ": events/s", value: of("Ingest/sqlite/batch="+r.size, "events/s"),
+				limit: of(name, "events/s"), limitOf: "on PostgreSQL", share: 0.8, atLeast: true,
+			})
+	}
+	for _, db := range []struct{ pkg, name string }{{"sqlite", "SQLite"}, {"postgres", "PostgreSQL"}} {
+		name := "Query/" + db.pkg
+		all = append(all,
+			row{
+				title: db.name + ", a correlation ID found while 5,000 events/s come in: p99, ms", value: of(name, "p99-ms"),
+				limit: of(name, "raw-p99-ms"), limitOf: "by SQL alone", mark: 5,
+			},
+			row{title: db.name + ", a page of 100 halfway down, ms", value: of(name, "deep-page-ms"), limit: of(name, "first-page-ms"), limitOf: "for the first"})
+	}
+	return append(all, row{
+		title: "DataStorage's memory with 200 slow clients, at the end, MiB", value: of("SlowClients", "last-MiB"),
+		limit: of("SlowClients", "first-MiB"), limitOf: "in the beginning", share: 1.2,
+	})
 }
 
 // storeRows are about the store and its dead-letter queue, without DataStorage.
