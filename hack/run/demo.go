@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,12 +35,19 @@ const (
 type demo struct {
 	dir       string
 	env       *envtest.Environment
-	processes []*exec.Cmd
+	processes []*process
+	ended     chan error // of processes that were not told to end
 	client    client.Client
 	storage   string // DataStorage's address
 	health    string // the manager's probes
 	metrics   string
 	lock      *os.File // held while addresses are chosen and not yet listened on
+}
+
+type process struct {
+	*exec.Cmd
+	waited chan struct{} // closed when it has ended
+	err    error         // set before that
 }
 
 func (d *demo) run(ctx context.Context, once bool) error {
@@ -75,8 +83,12 @@ Look further, in another terminal:
 
 Messages to the channel console appear here. Ctrl-C ends it all.
 `, d.dir, d.storage, d.health, d.metrics)
-	<-ctx.Done()
-	return nil
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-d.ended:
+		return err
+	}
 }
 
 func (d *demo) startControlPlane(context.Context) error {
@@ -194,6 +206,20 @@ func (d *demo) show(ctx context.Context) error {
 			return err
 		}
 	}
+	return d.verify(ctx)
+}
+
+// verify has the log proven from first principles, as an auditor would.
+func (d *demo) verify(ctx context.Context) error {
+	args := []string{"verify", "--database-url=sqlite:" + d.path("datastorage.db")}
+	out, err := exec.CommandContext(ctx, filepath.Join("bin", "datastorage"), args...).Output()
+	if err != nil {
+		return fmt.Errorf("verify the log: %w\n%s", err, out)
+	}
+	fmt.Printf("\n  $ bin/datastorage %s\n", strings.Join(args, " "))
+	for line := range strings.Lines(string(out)) {
+		fmt.Print("  ", line)
+	}
 	return nil
 }
 
@@ -243,7 +269,13 @@ func (d *demo) start(name string, args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start bin/%s: %w", name, err)
 	}
-	d.processes = append(d.processes, cmd)
+	p := &process{Cmd: cmd, waited: make(chan struct{})}
+	d.processes = append(d.processes, p)
+	go func() {
+		p.err = cmd.Wait()
+		close(p.waited)
+		d.ended <- fmt.Errorf("bin/%s has ended (%s); its log says why", name, cmd.ProcessState)
+	}()
 	return nil
 }
 
@@ -252,9 +284,12 @@ func (d *demo) stop() error {
 	if len(d.processes) > 0 {
 		fmt.Println("\nStopping.")
 	}
-	for _, cmd := range d.processes {
-		if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", filepath.Base(cmd.Path), err))
+	for _, p := range d.processes {
+		if err := p.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
+			continue // It was told why already.
+		}
+		if <-p.waited; p.err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", filepath.Base(p.Path), p.err))
 		}
 	}
 	if d.env != nil {
@@ -288,6 +323,8 @@ func (d *demo) until(ctx context.Context, what string, try func() error) error {
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
+		case err := <-d.ended:
+			return err
 		case <-end:
 			return fmt.Errorf("waited %s until %s: %w", patience, what, err)
 		}

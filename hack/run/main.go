@@ -23,7 +23,7 @@ func run() (code int) {
 	defer stop()
 	dir, err := os.MkdirTemp("", "notification-run-")
 	if err == nil {
-		d := &demo{dir: dir}
+		d := &demo{dir: dir, ended: make(chan error, 2)}
 		err = errors.Join(d.run(ctx, !slices.Contains([]string{"", "0"}, os.Getenv("ONCE"))), d.stop())
 	}
 	if err != nil {

@@ -153,7 +153,7 @@ func newManager(config *rest.Config, o Options, log logr.Logger) (ctrl.Manager, 
 		HealthProbeBindAddress:        o.HealthProbeAddress,
 		LeaderElection:                o.LeaderElect,
 		LeaderElectionID:              "notification.kubernaut.ai",
-		LeaderElectionNamespace:       o.LeaderElectNamespace,
+		LeaderElectionNamespace:       o.namespace(),
 		LeaderElectionReleaseOnCancel: true,
 		GracefulShutdownTimeout:       new(o.ShutdownTimeout * 2 / 3),
 	})

@@ -79,7 +79,8 @@ func Main(ctx context.Context, args []string, version string, output io.Writer) 
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		flags.SetOutput(output)
-		flags.Usage()
+		fmt.Fprint(output, "Usage: manager [flags]\n\nSends what NotificationRequests ask for and records in DataStorage what became of it.\n\n")
+		flags.PrintDefaults()
 		return nil
 	case err != nil:
 		return fmt.Errorf("%w; manager -help lists the flags", err)
@@ -167,6 +168,11 @@ func (o *Options) Validate() error {
 	} {
 		if last := len(f.allowed) - 1; !slices.Contains(f.allowed, f.value) {
 			bad("--%s is %q; allowed are %s and %s", f.name, f.value, strings.Join(f.allowed[:last], ", "), f.allowed[last])
+		}
+	}
+	for _, f := range []struct{ name, value string }{{"metrics-bind-address", o.MetricsAddress}, {"health-probe-bind-address", o.HealthProbeAddress}} {
+		if _, _, err := net.SplitHostPort(f.value); err != nil && f.value != "0" {
+			bad("--%s is %q; it must be host:port, or 0 for none", f.name, f.value)
 		}
 	}
 	switch {

@@ -39,6 +39,8 @@ func TestEachSettingThatIsNotAllowedIsNamedInOneSentence(t *testing.T) {
 		{"--log-level=loud", `--log-level is "loud"; allowed are debug, info and error`},
 		{"--max-concurrent-reconciles=0", "--max-concurrent-reconciles is 0; allowed is 1 to 1000"},
 		{"--shutdown-timeout=2s", "--shutdown-timeout is 2s; allowed is 3s or more"},
+		{"--metrics-bind-address=8082", `--metrics-bind-address is "8082"; it must be host:port, or 0 for none`},
+		{"--health-probe-bind-address=", `--health-probe-bind-address is ""; it must be host:port, or 0 for none`},
 		{"--file-root=", "--file-root is empty; it must name a directory"},
 		{"--delivery-allow-networks=10.0.0.0", `--delivery-allow-networks has "10.0.0.0"; each entry must be a network such as 10.0.0.0/8`},
 	} {

@@ -58,8 +58,12 @@ func (r *report) put(f finding) {
 // print says in words what was found.
 func (r *report) print(out io.Writer) {
 	if r.total == 0 {
-		fmt.Fprintf(out, "%s is whole: %d events from number %d on, in a log with the root %s.\nPublic key: %s\nCheckpoints that agree: %d of the log's own, %d given with --checkpoint.\n",
-			r.source, r.to-r.from, r.from, r.root, r.verifier, r.kept, r.given)
+		events := "events"
+		if r.to-r.from == 1 {
+			events = "event"
+		}
+		fmt.Fprintf(out, "%s is whole: %d %s from number %d on, in a log with the root %s.\nPublic key: %s\nCheckpoints that agree: %d of the log's own, %d given with --checkpoint.\n",
+			r.source, r.to-r.from, events, r.from, r.root, r.verifier, r.kept, r.given)
 		return
 	}
 	fmt.Fprintf(out, "%s is not what was recorded. What was found, in the order of the log:\n", r.source)
