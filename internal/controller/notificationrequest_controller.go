@@ -29,6 +29,10 @@ const (
 	auditCheck = 5 * time.Minute
 	// conflictRetry leaves the cache a moment to learn of the write that won.
 	conflictRetry = 20 * time.Millisecond
+	// drainPatience is how long outcomes are brought to an API server that does not
+	// take them when the manager stops. It is half of the time for attempts in
+	// flight that --shutdown-timeout gives by default.
+	drainPatience = 10 * time.Second
 	// auditRetry is when to come back with events that the audit store did not take.
 	auditRetry = 5 * time.Second
 )
@@ -252,9 +256,11 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 func (r *NotificationRequestReconciler) drain(ctx context.Context) error {
 	<-ctx.Done()
 	ctx = context.WithoutCancel(ctx)
-	for _, key := range r.sends.drain() {
+	left := r.sends.drain()
+	end := time.Now().Add(drainPatience)
+	for _, key := range left {
 		_, err := r.reconcile(ctx, key, true)
-		for apierrors.IsConflict(err) {
+		for err != nil && time.Now().Before(end) {
 			<-time.After(conflictRetry)
 			_, err = r.reconcile(ctx, key, true)
 		}

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -517,6 +518,12 @@ func TestDeletedRequestStaysUntilItsEvidenceIsRecorded(t *testing.T) {
 }
 
 func TestOutcomesReachStatusWhenTheManagerStops(t *testing.T) {
+	for _, failure := range []error{nil, errors.New("connection refused")} {
+		t.Run(fmt.Sprint(failure), func(t *testing.T) { testOutcomesReachStatus(t, failure) })
+	}
+}
+
+func testOutcomesReachStatus(t *testing.T, failure error) {
 	answer := make(chan struct{})
 	object, calls := receiver(t, func(http.ResponseWriter, *http.Request) { <-answer })
 	b := newBench(t, newRequest(withChannels(ops, "second")), object, newChannel(func(c *v1alpha1.NotificationChannel) {
@@ -525,6 +532,9 @@ func TestOutcomesReachStatusWhenTheManagerStops(t *testing.T) {
 	b.mustLook()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
+	if failure != nil {
+		b.failNext.Store(&failure)
+	}
 	drained := make(chan error)
 	go func() { drained <- b.drain(ctx) }()
 	close(answer)
