@@ -60,21 +60,12 @@ func (a *API) head(r *http.Request) (Head, *Problem) {
 
 // getInclusionProof proves that an event is in the log of the newest checkpoint.
 func (a *API) getInclusionProof(w http.ResponseWriter, r *http.Request) {
-	id, ok := parseUUID(r.URL.Query().Get("event_id"))
-	if !ok {
-		problem(invalidRequest, "event_id must be a UUID such as 123e4567-e89b-42d3-a456-426614174000").write(w)
-		return
-	}
-	page, p := a.query(r, Filter{Equal: map[string]string{"event_id": id.String()}, Limit: 1})
-	if p == nil && len(page.Events) == 0 {
-		p = problem(notFound, fmt.Sprintf("no event has the ID %s", id))
-	}
+	e, p := a.event(r, r.URL.Query().Get("event_id"))
 	if p != nil {
 		p.write(w)
 		return
 	}
-	e := &page.Events[0]
-	a.prove(w, r, -1, proof{EventID: id.String(), LogIndex: &e.LogIndex, LeafHash: hex.EncodeToString(e.LeafHash[:])},
+	a.prove(w, r, -1, proof{EventID: e.Columns.EventID.String(), LogIndex: &e.LogIndex, LeafHash: hex.EncodeToString(e.LeafHash[:])},
 		func(size int64, hashes tlog.HashReader) ([]ledger.Hash, error) {
 			return tlog.ProveRecord(size, e.LogIndex, hashes)
 		})

@@ -58,20 +58,28 @@ func (a *API) listEvents(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) getEvent(w http.ResponseWriter, r *http.Request) {
-	id, ok := parseUUID(r.PathValue("event_id"))
-	if !ok {
-		problem(invalidRequest, "event_id in the path must be a UUID such as 123e4567-e89b-42d3-a456-426614174000").write(w)
+	event, p := a.event(r, r.PathValue("event_id"))
+	if p != nil {
+		p.write(w)
 		return
+	}
+	writeJSON(w, http.StatusOK, event.json())
+}
+
+// event returns the event with an ID that a client has sent.
+func (a *API) event(r *http.Request, text string) (*Stored, *Problem) {
+	id, ok := parseUUID(text)
+	if !ok {
+		return nil, problem(invalidRequest, "event_id must be a UUID such as 123e4567-e89b-42d3-a456-426614174000")
 	}
 	page, p := a.query(r, Filter{Equal: map[string]string{"event_id": id.String()}, Limit: 1})
 	if p == nil && len(page.Events) == 0 {
 		p = problem(notFound, fmt.Sprintf("no event has the ID %s", id))
 	}
 	if p != nil {
-		p.write(w)
-		return
+		return nil, p
 	}
-	writeJSON(w, http.StatusOK, page.Events[0].json())
+	return &page.Events[0], nil
 }
 
 func (a *API) query(r *http.Request, filter Filter) (Page, *Problem) {
