@@ -29,7 +29,7 @@ func BenchmarkIngest(b *testing.B) {
 			benchmarkIngest(b, "sqlite:"+filepath.Join(b.TempDir(), "log.db"), size, nil)
 		})
 		b.Run(fmt.Sprintf("postgres/batch=%d", size), func(b *testing.B) {
-			url := storetest.SharedPostgres(b).NewDatabase(b)
+			url := storetest.StartPostgres(b).NewDatabase(b)
 			benchmarkIngest(b, url, size, func() func([]datastorage.Record, int64) error {
 				conn, err := pgx.Connect(b.Context(), url)
 				if err != nil {

@@ -46,7 +46,7 @@ func BenchmarkQuery(b *testing.B) {
 		benchmarkQuery(b, "sqlite:"+filepath.Join(b.TempDir(), "log.db"), rows, nil)
 	})
 	b.Run("postgres", func(b *testing.B) {
-		url := storetest.SharedPostgres(b).NewDatabase(b)
+		url := storetest.StartPostgres(b).NewDatabase(b)
 		benchmarkQuery(b, url, rows, func() func(string) error {
 			conn, err := pgx.Connect(b.Context(), url)
 			if err != nil {
