@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"fmt"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -187,6 +188,10 @@ func (c *checker) compare(m *mark) {
 	default:
 		c.contradict(m)
 		return
+	}
+	if !m.time.IsZero() && m.time.Before(c.signed.Add(-clockSlack)) {
+		c.stepped(fmt.Sprintf("%s was signed at %s, and the one before it, of %d events, at %s",
+			m.name, m.time.Format(time.RFC3339Nano), c.agreed, c.signed.Format(time.RFC3339Nano)))
 	}
 	c.agreed, c.signed, c.lost = c.next, m.time, false
 	if m.given {

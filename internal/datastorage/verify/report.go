@@ -35,6 +35,8 @@ type report struct {
 	root        ledger.Hash
 	verifier    string
 	kept, given int // checkpoints that agree
+	steps       int // of a clock, backwards
+	step        string
 	progress    *progress
 }
 
@@ -55,6 +57,14 @@ func (r *report) put(f finding) {
 	r.findings = r.findings[:min(len(r.findings), maxFindings)]
 }
 
+// stepped notes that time went back. What the log holds is none the less what was
+// recorded, so it is no finding, but whoever goes by the times must know.
+func (r *report) stepped(how string) {
+	if r.steps++; r.steps == 1 {
+		r.step = how
+	}
+}
+
 // print says in words what was found.
 func (r *report) print(out io.Writer) {
 	if r.total == 0 {
@@ -64,6 +74,7 @@ func (r *report) print(out io.Writer) {
 		}
 		fmt.Fprintf(out, "%s is whole: %d %s from number %d on, in a log with the root %s.\nPublic key: %s\nCheckpoints that agree: %d of the log's own, %d given with --checkpoint.\n",
 			r.source, r.to-r.from, events, r.from, r.root, r.verifier, r.kept, r.given)
+		r.printSteps(out)
 		return
 	}
 	fmt.Fprintf(out, "%s is not what was recorded. What was found, in the order of the log:\n", r.source)
@@ -75,6 +86,13 @@ func (r *report) print(out io.Writer) {
 	}
 	if more := r.total - len(r.findings); more > 0 {
 		fmt.Fprintf(out, "and %d more.\n", more)
+	}
+	r.printSteps(out)
+}
+
+func (r *report) printSteps(out io.Writer) {
+	if r.steps > 0 {
+		fmt.Fprintf(out, "The order is proven, the times are not: the clock of a server was set back, or those of several differ. %s. This happened %d times.\n", r.step, r.steps)
 	}
 }
 
