@@ -52,6 +52,8 @@ func (a *API) listEvents(w http.ResponseWriter, r *http.Request) {
 		answer.Data[i] = page.Events[i].json()
 	}
 	if page.Next != nil {
+		// Fewer where they are large, which whoever pages by offset must know.
+		answer.Pagination.Limit = len(page.Events)
 		answer.Pagination.After = page.Next.String()
 	}
 	writeJSON(w, http.StatusOK, answer)

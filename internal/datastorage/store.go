@@ -205,8 +205,8 @@ type Row struct {
 	Body     []byte
 }
 
-// MaxRowBytes is the size of the bodies after which Rows ends.
-const MaxRowBytes = 8 << 20
+// MaxPageBytes is the size of the bodies after which Rows and Query end.
+const MaxPageBytes = 8 << 20
 
 // Kept is a checkpoint that was kept. IDs grow with time.
 type Kept struct {
@@ -232,10 +232,11 @@ var FilterColumns = []string{
 	"correlation_id", "resource_id", "namespace",
 }
 
-// Filter selects events. The zero values of Since, Until and After do not
+// Filter selects events. The zero values of IDs, Since, Until and After do not
 // restrict anything; Since and Until are inclusive. Limit must be positive.
 type Filter struct {
 	Equal        map[string]string
+	IDs          []uuid.UUID // of which the event has one
 	Since, Until time.Time
 	After        *Cursor
 	Limit        int
@@ -243,7 +244,9 @@ type Filter struct {
 }
 
 // All reports whether each event passes.
-func (f *Filter) All() bool { return len(f.Equal) == 0 && f.Since.IsZero() && f.Until.IsZero() }
+func (f *Filter) All() bool {
+	return len(f.Equal)+len(f.IDs) == 0 && f.Since.IsZero() && f.Until.IsZero()
+}
 
 // Cursor is a position in the order newest first: by event time (microseconds
 // since 1970), then by log index.
@@ -257,8 +260,10 @@ const MaxTotal = 10_000
 
 // Page is what a query found. Total counts all that passes the filter, whatever
 // the limit, the offset and the cursor, but MaxTotal where there are more; of a
-// filter that selects all, it counts all. Next is the position of the last event
-// where more events follow, else nil.
+// filter that selects all, it counts all. There are fewer events than the limit
+// where they are large, so that their bodies take not much more than MaxPageBytes,
+// but at least one. Next is the position of the last event where more follow, else
+// nil.
 type Page struct {
 	Events []Stored
 	Total  int64

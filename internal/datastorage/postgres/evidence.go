@@ -64,7 +64,7 @@ func (s *store) Rows(ctx context.Context, from, to int64, limit int) ([]datastor
 	}
 	defer rows.Close()
 	var list []datastorage.Row
-	for size := 0; size < datastorage.MaxRowBytes && rows.Next(); {
+	for size := 0; size < datastorage.MaxPageBytes && rows.Next(); {
 		var row datastorage.Row
 		var id [16]byte
 		var happened, recorded pgtype.Timestamptz

@@ -166,15 +166,11 @@ func commit(ctx context.Context, conn *pgxpool.Conn, add datastorage.Addition) e
 // table.
 func begin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) (datastorage.Known, error) {
 	known := datastorage.Known{Stored: map[uuid.UUID]datastorage.Placed{}, Tx: reader{conn}}
-	sent := make([][16]byte, len(ids))
-	for i, id := range ids {
-		sent[i] = id
-	}
 	var batch pgx.Batch
 	batch.Queue("BEGIN")
 	batch.Queue(selectHead + " FOR UPDATE")
 	batch.Queue(`SELECT e.event_id, e.log_index, e.leaf_hash FROM unnest($1::uuid[]) AS sent (id)
-		JOIN LATERAL (SELECT event_id, log_index, leaf_hash FROM audit_events WHERE event_id = sent.id LIMIT 1) AS e ON true`, sent)
+		JOIN LATERAL (SELECT event_id, log_index, leaf_hash FROM audit_events WHERE event_id = sent.id LIMIT 1) AS e ON true`, toUUIDs(ids))
 	results := conn.SendBatch(ctx, &batch)
 	defer results.Close()
 	if _, err := results.Exec(); err != nil {
@@ -197,6 +193,15 @@ func begin(ctx context.Context, conn *pgx.Conn, ids []uuid.UUID) (datastorage.Kn
 		return nil
 	})
 	return known, err
+}
+
+// toUUIDs are IDs of the type that the driver sends as they are.
+func toUUIDs(ids []uuid.UUID) [][16]byte {
+	sent := make([][16]byte, len(ids))
+	for i, id := range ids {
+		sent[i] = id
+	}
+	return sent
 }
 
 var (

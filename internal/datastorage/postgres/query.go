@@ -41,12 +41,13 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 	if err != nil {
 		return page, fmt.Errorf("read events: %w", err)
 	}
-	if len(page.Events) > filter.Limit {
-		page.Events = page.Events[:filter.Limit]
-		last := &page.Events[filter.Limit-1]
+	n, err := addBodies(ctx, tx, page.Events[:min(len(page.Events), filter.Limit)])
+	if n > 0 && n < len(page.Events) {
+		last := &page.Events[n-1]
 		page.Next = &datastorage.Cursor{Micros: last.Columns.EventTimestamp.UnixMicro(), LogIndex: last.LogIndex}
 	}
-	return page, addBodies(ctx, tx, page.Events)
+	page.Events = page.Events[:n]
+	return page, err
 }
 
 // selectEvents has the columns that scanEvent reads, e being audit_events.
@@ -77,6 +78,10 @@ func conditions(filter datastorage.Filter) (string, []any) {
 		if value, ok := filter.Equal[column]; ok {
 			add(column+" =", value)
 		}
+	}
+	if filter.IDs != nil {
+		args = append(args, toUUIDs(filter.IDs))
+		where = append(where, fmt.Sprintf("event_id = ANY($%d::uuid[])", len(args)))
 	}
 	if !filter.Since.IsZero() {
 		add("event_timestamp >=", filter.Since)

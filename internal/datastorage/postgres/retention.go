@@ -166,29 +166,32 @@ func keysOf(events []datastorage.Stored) keys {
 	return k
 }
 
-// addBodies gives events their bodies, those that have one.
-func addBodies(ctx context.Context, tx pgx.Tx, events []datastorage.Stored) error {
+// addBodies gives events their bodies, those that have one. It ends once they are
+// large, and returns of how many it knows the body.
+func addBodies(ctx context.Context, tx pgx.Tx, events []datastorage.Stored) (int, error) {
 	if len(events) == 0 {
-		return nil
+		return 0, nil
 	}
 	k := keysOf(events)
 	rows, err := tx.Query(ctx, `SELECT b.event FROM unnest($1::timestamptz[], $2::bigint[]) WITH ORDINALITY AS k (recorded_at, log_index, n)
 		LEFT JOIN LATERAL (SELECT event FROM audit_bodies WHERE recorded_at = k.recorded_at AND log_index = k.log_index AND recorded_at BETWEEN $3 AND $4 LIMIT 1) AS b ON true
 		ORDER BY k.n`, k.recorded, k.indices, k.first, k.last)
 	if err != nil {
-		return fmt.Errorf("read bodies: %w", err)
+		return 0, fmt.Errorf("read bodies: %w", err)
 	}
+	defer rows.Close()
 	n := 0
-	var body []byte
-	_, err = pgx.ForEachRow(rows, []any{&body}, func() error {
-		events[n].Body, body = body, nil
-		n++
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read bodies: %w", err)
+	for size := 0; size < datastorage.MaxPageBytes && rows.Next(); n++ {
+		if err := rows.Scan(&events[n].Body); err != nil {
+			return n, fmt.Errorf("read body: %w", err)
+		}
+		size += len(events[n].Body)
 	}
-	return nil
+	rows.Close()
+	if err := rows.Err(); err != nil {
+		return n, fmt.Errorf("read bodies: %w", err)
+	}
+	return n, nil
 }
 
 // Reclaim is as datastorage.Writer says. It drops partitions that are empty while

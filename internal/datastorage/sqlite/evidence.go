@@ -57,7 +57,7 @@ func (s *store) Rows(ctx context.Context, from, to int64, limit int) ([]datastor
 	}
 	defer rows.Close()
 	var list []datastorage.Row
-	for size := 0; size < datastorage.MaxRowBytes && rows.Next(); {
+	for size := 0; size < datastorage.MaxPageBytes && rows.Next(); {
 		list = append(list, datastorage.Row{})
 		row := &list[len(list)-1]
 		into := []any{&row.LogIndex}

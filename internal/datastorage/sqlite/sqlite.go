@@ -15,11 +15,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	driver "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"kubernaut.ai/notification/internal/datastorage"
 )
@@ -48,6 +50,12 @@ func Open(ctx context.Context, databaseURL string, _ bool) (datastorage.Store, f
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, nil, fmt.Errorf("%w: make directory: %w", datastorage.ErrConfig, err)
+	}
+	// SQLite itself would only say that it cannot open the file.
+	for _, name := range []string{filepath.Dir(path), path} {
+		if err := syscall.Access(name, 2); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, fmt.Errorf("%w: write to %s: %w", datastorage.ErrConfig, name, err)
+		}
 	}
 	s := &store{}
 	var err error
@@ -96,7 +104,14 @@ func (s *store) migrate(ctx context.Context, path string) error {
 		return err
 	}
 	defer lock.Close()
+	// Another process may take long. Whoever opens tries again, and can be stopped.
+	if _, err := lock.ExecContext(ctx, "PRAGMA busy_timeout = 500"); err != nil {
+		return fmt.Errorf("%w: lock schema: %w", datastorage.ErrConfig, err)
+	}
 	held, err := lock.BeginTx(ctx, nil)
+	if busy, ok := errors.AsType[*driver.Error](err); ok && busy.Code() == sqlite3.SQLITE_BUSY {
+		return fmt.Errorf("another process migrates the schema: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: lock schema: %w", datastorage.ErrConfig, err)
 	}
@@ -185,12 +200,8 @@ func moveHead(ctx context.Context, tx *sql.Tx, add datastorage.Addition) error {
 
 // find returns those of the events that are stored, in one statement.
 func find(ctx context.Context, tx *sql.Tx, ids []uuid.UUID) (map[uuid.UUID]datastorage.Placed, error) {
-	list, err := json.Marshal(ids)
-	if err != nil {
-		return nil, err
-	}
 	rows, err := tx.QueryContext(ctx, `SELECT event_id, log_index, leaf_hash FROM audit_events
-		WHERE event_id IN (SELECT value FROM json_each(?))`, string(list))
+		WHERE event_id IN (SELECT value FROM json_each(?))`, toJSON(ids))
 	if err != nil {
 		return nil, err
 	}
@@ -207,6 +218,15 @@ func find(ctx context.Context, tx *sql.Tx, ids []uuid.UUID) (map[uuid.UUID]datas
 		stored[id] = p
 	}
 	return stored, rows.Err()
+}
+
+// toJSON is what json_each makes a table of.
+func toJSON(ids []uuid.UUID) string {
+	list, err := json.Marshal(ids)
+	if err != nil {
+		panic(err) // UUIDs always have a form.
+	}
+	return string(list)
 }
 
 // rowsPerInsert is where longer statements stop being faster.
@@ -299,8 +319,9 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 	}
 	defer rows.Close()
 	var last datastorage.Cursor
+	size := 0
 	for rows.Next() {
-		if len(page.Events) == filter.Limit {
+		if len(page.Events) == filter.Limit || size >= datastorage.MaxPageBytes {
 			page.Next = &last
 			break
 		}
@@ -309,7 +330,7 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 			return page, fmt.Errorf("read event: %w", err)
 		}
 		last = datastorage.Cursor{Micros: e.Columns.EventTimestamp.UnixMicro(), LogIndex: e.LogIndex}
-		page.Events = append(page.Events, e)
+		page.Events, size = append(page.Events, e), size+len(e.Body)
 	}
 	if err := rows.Err(); err != nil {
 		return page, fmt.Errorf("read events: %w", err)
@@ -339,6 +360,9 @@ func conditions(filter datastorage.Filter) (where []string, args []any) {
 		if value, ok := filter.Equal[column]; ok {
 			where, args = append(where, column+" = ?"), append(args, value)
 		}
+	}
+	if filter.IDs != nil {
+		where, args = append(where, "event_id IN (SELECT value FROM json_each(?))"), append(args, toJSON(filter.IDs))
 	}
 	if !filter.Since.IsZero() {
 		where, args = append(where, "event_timestamp >= ?"), append(args, filter.Since.UnixMicro())
