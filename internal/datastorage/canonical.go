@@ -50,6 +50,7 @@ func (s *scanner) event() (event audit.Event) {
 	event.EventCategory = s.required(`"event_category":`)
 	s.want(`"event_data":`)
 	from := s.at
+	s.values = 0
 	s.value(1)
 	event.EventData = s.body[from:s.at:s.at]
 	s.want(`,`)
@@ -75,6 +76,7 @@ type scanner struct {
 	body   []byte
 	text   string // the same
 	at     int    // how much of text was read
+	values int    // of an event_data
 	failed bool
 }
 
@@ -183,6 +185,8 @@ func (s *scanner) time(name string) time.Time {
 
 // value reads any value that is inside of depth others.
 func (s *scanner) value(depth int) {
+	s.values++
+	s.check(s.values <= maxValues-len(ownMembers)-1)
 	switch {
 	case s.next(`"`):
 		s.quoted()

@@ -152,7 +152,7 @@ func flaw(raw []byte, event audit.Event) string {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
-	if v := checkValue(dec, 0); v != nil {
+	if v := checkValue(dec, 0, new(maxValues)); v != nil {
 		return "an event must not be taken that has " + v.String()
 	}
 	var members map[string]json.RawMessage

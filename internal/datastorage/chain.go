@@ -34,7 +34,7 @@ type tamperedEvent struct {
 
 // verifyChain checks the events of a correlation ID against the newest checkpoint.
 func (a *API) verifyChain(w http.ResponseWriter, r *http.Request) {
-	body, p := readBody(r)
+	body, p := a.readBody(r)
 	if p != nil {
 		p.write(w)
 		return

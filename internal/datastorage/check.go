@@ -16,6 +16,9 @@ const (
 	// maxDepth is far above any event's need and far below what PostgreSQL's
 	// and Go's JSON parsers allow, so that both databases take the same events.
 	maxDepth = 64
+	// maxValues is far above any event's need, too. Canonical JSON is made of a tree
+	// of values, each of which takes a hundred times the bytes that the least have.
+	maxValues = 10_000
 	// maxExactInteger is the largest integer that canonical JSON, whose numbers
 	// are doubles, keeps to the last digit.
 	maxExactInteger = 1<<53 - 1
@@ -31,13 +34,13 @@ func checkEvent(raw []byte) *audit.Violation {
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
-	return checkValue(dec, 0)
+	return checkValue(dec, 0, new(maxValues))
 }
 
 // plain reports whether valid JSON is so simple that checkValue, which takes
 // far longer, would find nothing. It may answer false for JSON that is fine.
 func plain(raw []byte) bool {
-	depth, digits, inString := 0, 0, false
+	depth, digits, values, inString := 0, 0, 0, false
 	for i := 0; i < len(raw); i++ {
 		c := raw[i]
 		if inString {
@@ -61,7 +64,11 @@ func plain(raw []byte) bool {
 			return false
 		case c == '"':
 			inString = true
+		case c == ',':
+			values++
 		case c == '{' || c == '[':
+			// Nothing may be in it, or one more value than there are commas.
+			values++
 			if depth++; depth > maxDepth {
 				return false
 			}
@@ -70,15 +77,19 @@ func plain(raw []byte) bool {
 		}
 		digits = 0
 	}
-	return true
+	return values < maxValues
 }
 
 // checkValue reads one value and returns the first thing in it that canonical
-// JSON or one of the databases would change or refuse.
-func checkValue(dec *json.Decoder, depth int) *audit.Violation {
+// JSON or one of the databases would change or refuse. It takes from left, which is
+// how many values there may be.
+func checkValue(dec *json.Decoder, depth int, left *int) *audit.Violation {
 	token, err := dec.Token()
 	if err != nil {
 		return &audit.Violation{Detail: "is not JSON: " + err.Error()}
+	}
+	if *left--; *left < 0 {
+		return &audit.Violation{Detail: fmt.Sprintf("is one value too many; an event may have %d", maxValues)}
 	}
 	switch t := token.(type) {
 	case string:
@@ -101,7 +112,7 @@ func checkValue(dec *json.Decoder, depth int) *audit.Violation {
 					return &audit.Violation{Detail: "has a member whose name " + v.Detail}
 				}
 			}
-			if v := checkValue(dec, depth+1); v != nil {
+			if v := checkValue(dec, depth+1, left); v != nil {
 				v.Pointer = "/" + escapePointer(name) + v.Pointer
 				return v
 			}

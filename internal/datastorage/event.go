@@ -50,19 +50,21 @@ func parseBatch(body []byte, salt salter) ([]Record, *Problem) {
 	if records, ok := parseCanonical(body, salt); ok {
 		return records, nil
 	}
-	var elements []json.RawMessage
-	if p := decodeBody(body, &elements); p != nil {
+	// An array has no place for more elements, of which a body may have millions.
+	var found [maxBatchEvents + 1]json.RawMessage
+	if p := decodeBody(body, &found); p != nil {
 		return nil, p
 	}
-	if elements == nil {
+	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) {
 		return nil, problem(invalidRequest, fmt.Sprintf("the body must be a JSON array of 1 to %d events", maxBatchEvents))
 	}
-	if len(elements) == 0 {
+	if found[0] == nil {
 		return nil, problem(invalidRequest, fmt.Sprintf("the batch is empty; it must have 1 to %d events", maxBatchEvents))
 	}
-	if len(elements) > maxBatchEvents {
-		return nil, problem(tooLarge, fmt.Sprintf("the batch has %d events; at most %d are allowed", len(elements), maxBatchEvents))
+	if found[maxBatchEvents] != nil {
+		return nil, problem(tooLarge, fmt.Sprintf("the batch has more events than the %d that are allowed", maxBatchEvents))
 	}
+	elements := found[:slices.IndexFunc(found[:], func(e json.RawMessage) bool { return e == nil })]
 	records := make([]Record, len(elements))
 	var broken []ProblemItem
 	rejected := 0

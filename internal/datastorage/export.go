@@ -68,6 +68,9 @@ func (a *API) getExport(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
+	// A client that has stopped reading would hold up the server's end.
+	stop := context.AfterFunc(a.drained, func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Now()) })
+	defer stop()
 	if err := a.stream(r.Context(), w, m); err != nil {
 		if r.Context().Err() == nil {
 			requestLog(r).Error(err, "An export was cut off", "from", m.From, "to", m.To)
@@ -147,13 +150,14 @@ func (a *API) stream(ctx context.Context, w http.ResponseWriter, m *Manifest) er
 		if err != nil {
 			return err
 		}
-		if a.draining.Load() {
-			return errors.New("the server is shutting down")
-		}
 		if now := time.Now(); now.Sub(extended) > time.Second {
 			extended = now
 			// Not all writers have a deadline; one for the whole answer would not do.
 			_ = http.NewResponseController(w).SetWriteDeadline(now.Add(storeTimeout + lineTimeout))
+		}
+		// It comes after the deadline, which else could undo that of the end.
+		if a.draining() {
+			return errors.New("the server is shutting down")
 		}
 		if _, err := out.Write(append(row.Line(), '\n')); err != nil {
 			return fmt.Errorf("write event: %w", err)

@@ -32,9 +32,12 @@ const (
 	logAccessPath = "/audit/log"
 	// tokenAudience keeps a caller's token from being of use anywhere else.
 	tokenAudience = "datastorage"
-	// maxWrites bounds the memory that bodies in flight take: each of them is
-	// at most maxBodyBytes, and a few times that while it is parsed.
+	// maxWrites bounds the memory of what is parsed and stored at once: each body is
+	// at most maxBodyBytes, and takes a few times that.
 	maxWrites = 32
+	// maxArriving bounds that of bodies while they arrive. It is not their number
+	// that is bounded, or a few clients that are slow would keep out all others.
+	maxArriving = maxWrites * maxBodyBytes
 	// storeTimeout ends a write or a query that the database does not answer.
 	storeTimeout = 20 * time.Second
 	// probeTimeout is shorter than the patience of whoever asks for readiness.
@@ -57,9 +60,11 @@ type API struct {
 	log      logr.Logger
 	metrics  *metrics
 	registry *prometheus.Registry
+	arriving atomic.Int64 // bytes of bodies
 	writes   chan struct{}
 	scans    chan struct{}
-	draining atomic.Bool
+	drained  context.Context // ends with Drain
+	drain    context.CancelFunc
 	mux      *http.ServeMux
 
 	probing  sync.Mutex // guards what follows
@@ -76,6 +81,7 @@ func NewAPI(events *Log, auth Authorizer, log logr.Logger) *API {
 		scans:    make(chan struct{}, maxScans),
 		mux:      http.NewServeMux(),
 	}
+	a.drained, a.drain = context.WithCancel(context.Background())
 	a.metrics = newMetrics(a.registry)
 	a.mux.HandleFunc("POST "+eventsPath+"/batch", a.guard("post", tokenAudience, accessPath, a.postBatch))
 	a.mux.HandleFunc("POST "+eventsPath, a.guard("post", tokenAudience, accessPath, a.postEvent))
@@ -105,16 +111,18 @@ func NewAPI(events *Log, auth Authorizer, log logr.Logger) *API {
 	return a
 }
 
-// Drain makes /readyz fail and asks clients to close their connections, while
-// requests are still served. There is no way back.
-func (a *API) Drain() { a.draining.Store(true) }
+// Drain makes /readyz fail, cuts exports off and asks clients to close their
+// connections, while requests are still served. There is no way back.
+func (a *API) Drain() { a.drain() }
+
+func (a *API) draining() bool { return a.drained.Err() != nil }
 
 func live(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
 func (a *API) ready(w http.ResponseWriter, r *http.Request) {
-	if a.draining.Load() {
+	if a.draining() {
 		retryable(unavailable, "the server is shutting down").write(w)
 		return
 	}
@@ -191,15 +199,15 @@ func (a *API) postEvent(w http.ResponseWriter, r *http.Request) {
 
 // write reads, parses and stores the events of a request.
 func (a *API) write(r *http.Request, parse func([]byte, salter) ([]Record, *Problem)) ([]Record, Outcome, *Problem) {
+	body, p := a.readBody(r)
+	if p != nil {
+		return nil, Outcome{}, p
+	}
 	select {
 	case a.writes <- struct{}{}:
 		defer func() { <-a.writes }()
 	default:
 		return nil, Outcome{}, retryable(tooManyRequests, fmt.Sprintf("%d writes are under way; send this one again later", maxWrites))
-	}
-	body, p := readBody(r)
-	if p != nil {
-		return nil, Outcome{}, p
 	}
 	records, p := parse(body, a.events.salt)
 	if p != nil {
@@ -225,7 +233,7 @@ func (a *API) write(r *http.Request, parse func([]byte, salter) ([]Record, *Prob
 	return records, stored, nil
 }
 
-func readBody(r *http.Request) ([]byte, *Problem) {
+func (a *API) readBody(r *http.Request) ([]byte, *Problem) {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || media != "application/json" {
 		return nil, problem(unsupportedMedia, "Content-Type must be application/json")
@@ -245,7 +253,12 @@ func readBody(r *http.Request) ([]byte, *Problem) {
 	default:
 		return nil, problem(unsupportedMedia, fmt.Sprintf("Content-Encoding %q is not known; send gzip or none", encoding))
 	}
-	body, err := io.ReadAll(reader)
+	counted := &share{reader: reader, arriving: &a.arriving}
+	defer counted.free()
+	body, err := io.ReadAll(counted)
+	if errors.Is(err, errNoRoom) {
+		return nil, retryable(tooManyRequests, "the bodies of other requests take all the memory there is for them; send this one again later")
+	}
 	if len(body) > maxBodyBytes {
 		return nil, problem(tooLarge, fmt.Sprintf("the body has more than %d bytes", maxBodyBytes))
 	}
@@ -273,10 +286,35 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// share reads a body and counts it among all that arrive.
+type share struct {
+	reader   io.Reader
+	arriving *atomic.Int64
+	bytes    int64
+}
+
+var errNoRoom = errors.New("no room for the body")
+
+func (s *share) Read(p []byte) (int, error) {
+	n, err := s.reader.Read(p)
+	s.bytes += int64(n)
+	if s.arriving.Add(int64(n)) > maxArriving {
+		return n, errNoRoom
+	}
+	return n, err
+}
+
+func (s *share) free() { s.arriving.Add(-s.bytes) }
+
 // conflictProblem points at the events whose IDs are taken and says what is
 // stored under them.
 func (a *API) conflictProblem(ctx context.Context, r *http.Request, records []Record, conflict *ConflictError) *Problem {
 	p := problem(eventConflict, "an ID is taken by an event with other content; nothing was stored")
+	facts, err := a.storedFacts(ctx, records, conflict)
+	if err != nil {
+		requestLog(r).Error(err, "Reading conflicting events failed")
+		return retryable(unavailable, "the database does not answer at present; send the events again with the same IDs")
+	}
 	for _, c := range conflict.Conflicts {
 		id := records[c.Index].Event.EventID
 		item := ProblemItem{Detail: fmt.Sprintf("event_id %s is there twice in the batch with different content", id)}
@@ -286,20 +324,45 @@ func (a *API) conflictProblem(ctx context.Context, r *http.Request, records []Re
 		if c.LogIndex >= 0 {
 			item.Detail = fmt.Sprintf("event_id %s is stored with other content", id)
 			item.LogIndex = &c.LogIndex
-			page, err := a.events.Query(ctx, Filter{Equal: map[string]string{"event_id": id.String()}, Limit: 1})
-			if err != nil || len(page.Events) == 0 {
-				requestLog(r).Error(err, "Reading a conflicting event failed", "eventID", id)
-				return retryable(unavailable, "the database does not answer at present; send the events again with the same IDs")
-			}
-			item.Stored = factsOf(&page.Events[0])
+			item.Stored = facts[id]
 		}
 		p.Errors = append(p.Errors, item)
 	}
 	return p
 }
 
+// storedFacts returns what is stored under the IDs that are taken, of all of them
+// at once: a batch of nothing but conflicts must not cost a query for each.
+func (a *API) storedFacts(ctx context.Context, records []Record, conflict *ConflictError) (map[uuid.UUID]*audit.Facts, error) {
+	facts := map[uuid.UUID]*audit.Facts{}
+	filter := Filter{Limit: maxBatchEvents}
+	for _, c := range conflict.Conflicts {
+		if c.LogIndex >= 0 {
+			filter.IDs = append(filter.IDs, records[c.Index].Event.EventID)
+		}
+	}
+	for filter.IDs != nil {
+		page, err := a.events.Query(ctx, filter)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page.Events {
+			facts[page.Events[i].Columns.EventID] = factsOf(&page.Events[i])
+		}
+		if page.Next == nil {
+			break
+		}
+		filter.After = page.Next
+	}
+	return facts, nil
+}
+
+// maxFact is far above what any sender of these facts has. They are sent back once
+// for each conflict, and the events that they are from may be large.
+const maxFact = 512
+
 // factsOf reads what it can: event_data is free-form, so a member of another
-// type counts as absent, and so does what has expired.
+// type, or of a text that is too long, counts as absent, and so does what has expired.
 func factsOf(stored *Stored) *audit.Facts {
 	var event struct {
 		EventData map[string]json.RawMessage `json:"event_data"`
@@ -310,6 +373,11 @@ func factsOf(stored *Stored) *audit.Facts {
 	_ = json.Unmarshal(event.EventData["channel"], &facts.Channel)
 	_ = json.Unmarshal(event.EventData["attempt"], &facts.Attempt)
 	_ = json.Unmarshal(event.EventData["content_digest"], &facts.ContentDigest)
+	for _, text := range []*string{&facts.NotificationUID, &facts.Channel, &facts.ContentDigest} {
+		if len(*text) > maxFact {
+			*text = ""
+		}
+	}
 	return facts
 }
 

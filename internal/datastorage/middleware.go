@@ -30,7 +30,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		id = uuid.NewString()
 	}
 	w.Header().Set(requestIDHeader, id)
-	if a.draining.Load() {
+	if a.draining() {
 		w.Header().Set("Connection", "close")
 	}
 	log := a.log.WithValues("requestID", id)

@@ -65,17 +65,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	defer retain.Wait()
 	defer stopRetaining()
 	api := NewAPI(events, auth, opts.Log)
-	server := &http.Server{
-		Handler:           api,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      60 * time.Second,
-		// Common clients drop an idle connection after 90 s. Whoever closes last
-		// never sees a request cut off by the other's close.
-		IdleTimeout:    120 * time.Second,
-		MaxHeaderBytes: 64 << 10,
-		ErrorLog:       slog.NewLogLogger(logr.ToSlogHandler(opts.Log.V(1)), slog.LevelInfo),
-	}
+	server := newServer(api)
 	watch, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWatch()
 	if opts.TLSCertDir != "" {
@@ -84,6 +74,21 @@ func Run(ctx context.Context, opts Options) (err error) {
 		}
 	}
 	return serve(ctx, server, api, opts)
+}
+
+// newServer returns a server that no client can hold on to for nothing.
+func newServer(a *API) *http.Server {
+	return &http.Server{
+		Handler:           a,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		// Common clients drop an idle connection after 90 s. Whoever closes last
+		// never sees a request cut off by the other's close.
+		IdleTimeout:    120 * time.Second,
+		MaxHeaderBytes: 64 << 10,
+		ErrorLog:       slog.NewLogLogger(logr.ToSlogHandler(a.log.V(1)), slog.LevelInfo),
+	}
 }
 
 // Migrate brings the database's schema up to date and returns.

@@ -1,0 +1,328 @@
+package datastorage_test
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/storetest"
+)
+
+func TestConnectionsThatSendNothingAreClosedAndOthersAreServedMeanwhile(t *testing.T) {
+	t.Parallel()
+	address := start(t, "sqlite:"+filepath.Join(t.TempDir(), "log.db")).address()
+	const silent = 1000
+	ended := make(chan error, silent)
+	for n := range silent {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if n%2 == 0 {
+			_, _ = io.WriteString(conn, "POST "+batchPath+" HTTP/1.1\r\nHost: x\r\n")
+		}
+		go func() {
+			_, err := io.Copy(io.Discard, conn)
+			ended <- err
+		}()
+	}
+	grow(newClient(t, "http://"+address), 0, 10)
+	for range silent {
+		if err := <-ended; err != nil {
+			t.Errorf("a connection was not closed but broken: %v", err)
+		}
+	}
+}
+
+// pipes is a listener for connections within a bubble.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	if conn, ok := <-p; ok {
+		return conn, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (p pipes) Close() error { return nil }
+
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func TestSlowClientsAreCutOff(t *testing.T) {
+	key := storetest.NewKey(t)
+	post := "POST " + batchPath + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+	for name, tt := range map[string]struct {
+		send  string // at once; a byte each second follows
+		after time.Duration
+		want  string
+	}{
+		"nothing":             {"", 10 * time.Second, ""},
+		"a head, bit by bit":  {"POST ", 10 * time.Second, ""},
+		"a body, bit by bit":  {post + "[", 30 * time.Second, "HTTP/1.1 408 Request Timeout"},
+		"nothing after all":   {"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", 120 * time.Second, "HTTP/1.1 200 OK"},
+		"a body for the scan": {strings.Replace(post, batchPath, "/api/v1/audit/verify-chain", 1) + "{", 30 * time.Second, "HTTP/1.1 408 Request Timeout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, err := datastorage.OpenLog(t.Context(), &memory{}, key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer log.Close()
+				server, listener := datastorage.NewServer(datastorage.NewAPI(log, nil, logr.Discard())), make(pipes)
+				go func() { _ = server.Serve(listener) }()
+				defer server.Close()
+				defer close(listener)
+				client, conn := net.Pipe()
+				listener <- conn
+				began := time.Now()
+				sent := make(chan struct{})
+				go func() {
+					defer close(sent)
+					_, err := io.WriteString(client, tt.send)
+					for trickles := tt.after < 100*time.Second && tt.send != ""; trickles && err == nil; {
+						<-time.After(time.Second)
+						_, err = client.Write([]byte("P"))
+					}
+				}()
+				got, err := io.ReadAll(client)
+				_ = client.Close()
+				<-sent
+				first, _, _ := strings.Cut(string(got), "\r\n")
+				if took := time.Since(began); err != nil || tt.want != "" && first != tt.want || took < tt.after || took > tt.after+2*time.Second {
+					t.Errorf("got %q and %v after %v; want %q after %v", first, err, took, tt.want, tt.after)
+				}
+			})
+		})
+	}
+}
+
+func TestClientsThatSendSlowlyKeepNobodyOut(t *testing.T) {
+	c := serve(t, openSQLite(t), nil)
+	const slow = 200
+	for range slow {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(c.base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "POST "+batchPath+" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n[")
+		// The server asks for the body once it has begun to read.
+		if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+			t.Fatalf("got %q, %v", line, err)
+		}
+	}
+	grow(c, 0, 10)
+}
+
+func TestBodiesThatArriveTakeSoMuchMemoryAndNoMore(t *testing.T) {
+	api := datastorage.NewAPI(storetest.OpenLog(t, openSQLite(t)), nil, logr.Discard())
+	body := batch(event(0))
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, _ = io.WriteString(w, body)
+	_ = w.Close()
+	post := func(body, encoding string) int {
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, batchPath, strings.NewReader(body))
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Encoding", encoding)
+		answer := httptest.NewRecorder()
+		api.ServeHTTP(answer, req)
+		if answer.Code == 429 && answer.Header().Get("Retry-After") != "1" {
+			t.Errorf("Retry-After is %q", answer.Header().Get("Retry-After"))
+		}
+		return answer.Code
+	}
+	for _, encoding := range []string{"identity", "gzip"} {
+		sent := map[string]string{"identity": body, "gzip": zipped.String()}[encoding]
+		for _, tt := range []struct {
+			room int
+			want []int
+		}{{len(body) - 1, []int{429, 429}}, {len(body), []int{201, 201}}} {
+			api.LeaveRoom(int64(tt.room))
+			if got := []int{post(sent, encoding), post(sent, encoding)}; !slices.Equal(got, tt.want) {
+				t.Errorf("%s: with room for %d of %d bytes got %v, want %v", encoding, tt.room, len(body), got, tt.want)
+			}
+		}
+	}
+}
+
+// endless counts what is read of it.
+type endless struct{ atomic.Int64 }
+
+func (e *endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	e.Add(int64(len(p)))
+	return len(p), nil
+}
+
+func TestABodyWithoutEndIsRefused(t *testing.T) {
+	c := serve(t, openSQLite(t), nil)
+	body := &endless{}
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Post(c.base+batchPath, "application/json", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestEntityTooLarge || body.Load() > 32<<20 {
+		t.Errorf("got %d after %d bytes, want 413 after little more than 5 MiB", resp.StatusCode, body.Load())
+	}
+}
+
+// asked counts the queries of a store.
+type asked struct {
+	datastorage.Store
+	queries atomic.Int64
+}
+
+func (a *asked) Query(ctx context.Context, filter datastorage.Filter) (datastorage.Page, error) {
+	a.queries.Add(1)
+	return a.Store.Query(ctx, filter)
+}
+
+func TestAThousandTimesTheSame(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		store := &asked{Store: openURL(t, databaseURL)}
+		c := serve(t, store, nil)
+		post := func(events []string) (got created) {
+			t.Helper()
+			c.post(batchPath, batch(events...)).want(t, 201).decode(t, &got)
+			return got
+		}
+		many, others := make([]string, 1000), make([]string, 1000)
+		for n := range many {
+			many[n], others[n] = event(n), with(event(n), "event_action", `"other"`)
+		}
+		if got := post(slices.Repeat(many[:1], 1000)); got.Duplicates != 999 || slices.Max(got.LogIndices) != 0 {
+			t.Errorf("of one event a thousand times %d are duplicates, and the last index is %d", got.Duplicates, slices.Max(got.LogIndices))
+		}
+		first := post(many)
+		if again := post(many); again.Duplicates != 1000 || !slices.Equal(first.LogIndices, again.LogIndices) {
+			t.Errorf("of a thousand that are stored %d are duplicates, at %v", again.Duplicates, again.LogIndices)
+		}
+		// A batch of nothing but conflicts costs one query more than it would cost
+		// else, and its answer is not much larger than the batch.
+		store.queries.Store(0)
+		a := c.post(batchPath, batch(others...))
+		p := a.problem(t, 409, "event-conflict")
+		if n := store.queries.Load(); n != 1 || len(p.Errors) != 1000 || len(a.body) > 512<<10 {
+			t.Errorf("%d conflicts took %d queries and were answered with %d bytes", len(p.Errors), n, len(a.body))
+		}
+		for n, item := range p.Errors {
+			if item.Pointer != fmt.Sprint("/", n) || *item.LogIndex != int64(n) || item.Stored == nil || item.Stored.Attempt != 1 {
+				t.Fatalf("conflict %d is %+v", n, item)
+			}
+		}
+		if out, err := verifiedDatabase(t, databaseURL); err != nil || !strings.HasPrefix(out, "The log is whole: 1000 events") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
+
+func TestAnAnswerDoesNotMultiplyWhatIsStored(t *testing.T) {
+	c := serve(t, openSQLite(t), nil)
+	long := strings.Repeat("x", 1<<20)
+	c.post(batchPath, batch(with(event(0), "event_data", `{"attempt":3,"channel":"`+long+`","content_digest":"`+long+`","notification_uid":"`+long+`"}`))).want(t, 201)
+	var others []string
+	for n := range 1000 {
+		others = append(others, with(event(0), "event_action", fmt.Sprintf(`"other %d"`, n)))
+	}
+	a := c.post(batchPath, batch(others...))
+	p := a.problem(t, 409, "event-conflict")
+	if len(a.body) > 512<<10 || len(p.Errors) != 1000 || p.Errors[999].Stored.Attempt != 3 || p.Errors[999].Stored.Channel != "" {
+		t.Errorf("%d conflicts with one large event were answered with %d bytes: %.400s", len(p.Errors), len(a.body), a.body)
+	}
+}
+
+func TestLargeEventsAreReadInSmallPages(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		c := serve(t, openURL(t, databaseURL), nil)
+		large := `{"a":"` + strings.Repeat("x", 3<<20) + `"}`
+		var others []string
+		for n := range 5 {
+			c.post(batchPath, batch(with(event(n), "event_data", large))).want(t, 201)
+			others = append(others, event(n))
+		}
+		for _, next := range []string{"&offset=3", "&after="} {
+			var l list
+			c.get(eventsPath+"?limit=5").want(t, 200).decode(t, &l)
+			if len(l.Data) != 3 || !l.Pagination.HasMore || l.Pagination.Limit != 3 || l.Pagination.Total != 5 {
+				t.Fatalf("the first page has %d events and %+v", len(l.Data), l.Pagination)
+			}
+			if next == "&after=" {
+				next += l.Pagination.After
+			}
+			var rest list
+			c.get(eventsPath+"?limit=5"+next).want(t, 200).decode(t, &rest)
+			if len(rest.Data) != 2 || rest.Pagination.HasMore || rest.Data[0].EventID != id(1) || rest.Pagination.Limit != 5 {
+				t.Errorf("after %s there are %d events and %+v", next, len(rest.Data), rest.Pagination)
+			}
+		}
+		p := c.post(batchPath, batch(others...)).problem(t, 409, "event-conflict")
+		for n, item := range p.Errors {
+			if item.Stored == nil {
+				t.Errorf("of conflict %d the answer does not say what is stored", n)
+			}
+		}
+	})
+}
+
+func TestAnExportThatNobodyReadsDoesNotHoldUpTheEnd(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		s := start(t, databaseURL)
+		c := newClient(t, "http://"+s.address())
+		large := `{"a":"` + strings.Repeat("x", 4<<20) + `"}`
+		for n := range 6 {
+			c.post(batchPath, batch(with(event(n), "event_data", large))).want(t, 201)
+		}
+		conn, err := net.Dial("tcp", strings.TrimPrefix(c.base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "GET "+exportPath+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		in := bufio.NewReader(conn)
+		if line, err := in.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 200 ") {
+			t.Fatalf("got %q, %v", line, err)
+		}
+		s.stop()
+		// It would be an error to give up on it at the very end.
+		if err := s.wait(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		// What was sent until then can be gone on from, and does not look whole.
+		resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(strings.NewReader("HTTP/1.1 200 OK\r\n"), in)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err == nil {
+			t.Errorf("the export ends after %d bytes as if that was all", len(got))
+		}
+		if out, err := verified(t, string(got)); err == nil || !strings.Contains(out, "Get the rest with from=") {
+			t.Errorf("the part that came: %v\n%.2000s", err, out)
+		}
+	})
+}
