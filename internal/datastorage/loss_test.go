@@ -16,10 +16,13 @@ import (
 )
 
 func TestDatabaseThatIsDown(t *testing.T) {
+	t.Parallel()
 	postgres := storetest.StartPostgres(t)
 	t.Run("a server listens only once it can write", func(t *testing.T) { testLateDatabase(t, postgres) })
 	t.Run("a running server says so and goes on afterwards", func(t *testing.T) { testOutage(t, postgres) })
 	t.Run("a crash under load loses nothing", func(t *testing.T) { testCrash(t, postgres) })
+	t.Run("one that has become read-only is read from", func(t *testing.T) { testReadOnly(t, postgres) })
+	t.Run("one without a connection to spare is waited for", func(t *testing.T) { testNoConnections(t, postgres) })
 }
 
 func testLateDatabase(t *testing.T, postgres *storetest.Postgres) {
