@@ -94,7 +94,7 @@ func parseCanonical(body []byte, salt salter) ([]Record, bool) {
 	records := make([]Record, len(events))
 	for i := range events {
 		e := &events[i]
-		if e.Validate() != nil {
+		if e.Validate() != nil || isOwn(e.EventType) {
 			return nil, false
 		}
 		e.Salt = salt(e.EventID)
@@ -164,6 +164,9 @@ func parseEvent(raw []byte, salt salter) (Record, []audit.Violation) {
 	days := d.integer(retentionDays)
 	if days != nil && !d.failed("/"+retentionDays) && (*days < 1 || *days > maxRetentionDays) {
 		d.fail(retentionDays, fmt.Sprintf("must be a number of days from 1 to %d", maxRetentionDays))
+	}
+	if isOwn(event.EventType) {
+		d.fail("event_type", fmt.Sprintf("must not begin with %q, as do the events that the server records of itself", ownPrefix))
 	}
 	d.refuseLookalikes()
 	for _, v := range event.Validate() {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,13 +18,17 @@ import (
 	"kubernaut.ai/notification/internal/ledger"
 )
 
-// Events that the log records of itself. They never expire.
+// Events that the log records of itself. They never expire, and nobody else may
+// add any, since what they say excuses what is missing.
 const (
+	ownPrefix        = "datastorage."
 	ownCategory      = "datastorage"
-	typeExpired      = "datastorage.events.expired"
-	typeHoldPlaced   = "datastorage.hold.placed"
-	typeHoldReleased = "datastorage.hold.released"
+	typeExpired      = ownPrefix + "events.expired"
+	typeHoldPlaced   = ownPrefix + "hold.placed"
+	typeHoldReleased = ownPrefix + "hold.released"
 )
+
+func isOwn(eventType string) bool { return strings.HasPrefix(eventType, ownPrefix) }
 
 // ownCorrelationID is that of what the log records of its own doing.
 const ownCorrelationID = "retention"
@@ -93,8 +98,8 @@ func (l *Log) Expire(ctx context.Context, now time.Time, days int64) (int, error
 		if err != nil {
 			return nil, err
 		}
-		// Each event expires once, so the first of them makes the ID.
-		record, err := l.ownRecord(audit.EventID(typeExpired, fmt.Sprint(expired[0].LogIndex)), audit.Event{
+		// An ID that can be foretold could be taken by a client before.
+		record, err := l.ownRecord(uuid.Must(uuid.NewRandom()), audit.Event{
 			EventType: typeExpired, EventTimestamp: add.RecordedAt, EventAction: "expired",
 			ActorType: "service", ActorID: "datastorage", ResourceType: "AuditLog", CorrelationID: ownCorrelationID, EventData: data,
 		})
@@ -113,14 +118,34 @@ func (s *Stored) CheckExpiry(body []byte, now, policy time.Time) error {
 	var own struct {
 		RetentionDays int64 `json:"retention_days"`
 	}
-	if ledger.LeafHash(body) != s.LeafHash || json.Unmarshal(body, &own) != nil {
+	if ledger.LeafHash(body) != s.LeafHash || json.Unmarshal(body, &own) != nil || s.wrongColumns(body) != "" {
 		return fmt.Errorf("%w: event %d was changed, so nothing expires", ErrTampered, s.LogIndex)
 	}
-	until := s.RecordedAt.AddDate(0, 0, int(own.RetentionDays))
-	if own.RetentionDays == 0 && (policy.IsZero() || s.RecordedAt.After(policy)) || own.RetentionDays > 0 && until.After(now) {
+	since := retainedSince(&s.Columns, s.RecordedAt)
+	until := since.AddDate(0, 0, int(own.RetentionDays))
+	if isOwn(s.Columns.EventType) || own.RetentionDays == 0 && (policy.IsZero() || since.After(policy)) || own.RetentionDays > 0 && until.After(now) {
 		return fmt.Errorf("%w: event %d is to be kept and its row says otherwise, so nothing expires", ErrTampered, s.LogIndex)
 	}
 	return nil
+}
+
+// wrongColumns is as WrongColumns of a Row, where body is what the event's bytes are.
+func (s *Stored) wrongColumns(body []byte) string {
+	e := &s.Columns
+	row := Row{Body: body, Columns: [...]any{
+		e.EventID.String(), e.EventTimestamp.UnixMicro(), e.EventType, e.EventCategory, e.EventOutcome,
+		e.CorrelationID, orNil(e.Severity), orNil(e.ResourceID), orNil(e.Namespace), s.RecordedAt.UnixMicro(),
+	}}
+	return row.WrongColumns()
+}
+
+// retainedSince is from when on an event's time is counted. No hash covers when it
+// was recorded, so that it is no earlier than the event itself says.
+func retainedSince(e *audit.Event, recordedAt time.Time) time.Time {
+	if e.EventTimestamp.After(recordedAt) {
+		return e.EventTimestamp
+	}
+	return recordedAt
 }
 
 // Expiry is the event_data of an event of type datastorage.events.expired: which

@@ -104,12 +104,42 @@ func TestNothingCanBePassedOffAsExpired(t *testing.T) {
 	}
 }
 
+// Otherwise whoever may write events could excuse what he has deleted.
+func TestNobodyElseSaysWhatHasExpired(t *testing.T) {
+	c := serve(t, openSQLite(t), nil)
+	said := with(event(1), "event_type", `"datastorage.events.expired"`)
+	forged := storetest.Record(1, func(e *audit.Event) { e.EventType = "datastorage.events.expired" }).Event
+	canonical := string(forged.Append(nil))
+	for _, body := range []string{said, canonical, strings.Replace(said, "datastorage.", `\u0064atastorage.`, 1), with(event(1), "event_type", `"datastorage.hold.released"`)} {
+		p := c.post(batchPath, batch(event(0), body)).problem(t, 400, "invalid-event")
+		want := `must not begin with "datastorage.", as do the events that the server records of itself`
+		if len(p.Errors) != 1 || p.Errors[0].Pointer != "/1/event_type" || p.Errors[0].Detail != want {
+			t.Errorf("%.3000s: %+v", body, p.Errors)
+		}
+	}
+}
+
+func TestNobodyElseCanTakeTheIDOfAnExpiry(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		log, c, now := expiredLog(t, databaseURL)
+		foretold := audit.EventID("datastorage.events.expired", "1").String()
+		c.post(batchPath, batch(with(event(500), "event_id", `"`+foretold+`"`))).want(t, 201)
+		if n, err := log.Expire(t.Context(), now, 30); n != 10 || err != nil {
+			t.Errorf("expired %d, %v", n, err)
+		}
+		if out, err := verifiedDatabase(t, databaseURL); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
+
 // Otherwise whoever changes an event would only have to wait.
 func TestWhatWasChangedDoesNotExpire(t *testing.T) {
 	for name, sql := range map[string]string{
 		"bytes":     "UPDATE audit_bodies SET event = '{}' WHERE log_index = 7",
 		"leaf_hash": "UPDATE audit_events SET leaf_hash = (SELECT leaf_hash FROM audit_events WHERE log_index = 9) WHERE log_index = 7",
 		"time":      "UPDATE audit_bodies SET expires_at = recorded_at WHERE log_index = 7",
+		"a column":  "UPDATE audit_events SET correlation_id = 'other' WHERE log_index = 7",
 	} {
 		t.Run(name, func(t *testing.T) {
 			onBothBackends(t, func(t *testing.T, databaseURL string) {
@@ -134,6 +164,33 @@ func TestWhatWasChangedDoesNotExpire(t *testing.T) {
 	}
 }
 
+func TestWhatIsToBeKeptDoesNotExpire(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		log, c, now := expiredLog(t, databaseURL)
+		c.post(batchPath, batch(with(event(21), "event_timestamp", now.Add(-29*storetest.Day).Format(`"`+time.RFC3339+`"`)))).want(t, 201)
+		log.SetClock(func() time.Time { return now.Add(-40 * storetest.Day) })
+		if _, err := log.PlaceHold(t.Context(), datastorage.Hold{CorrelationID: "another", Reason: "case 7", PlacedBy: "alice"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := log.ReleaseHold(t.Context(), "another", "alice"); err != nil {
+			t.Fatal(err)
+		}
+		log.SetClock(func() time.Time { return now })
+		keeps := func(what string, n, want int) {
+			t.Helper()
+			for _, table := range []string{"audit_bodies", "audit_events"} {
+				change(t, databaseURL, fmt.Sprintf("UPDATE %s SET recorded_at = (SELECT recorded_at FROM audit_events WHERE log_index = 1) WHERE log_index = %d", table, n))
+			}
+			if got, err := log.Expire(t.Context(), now, 30); got != want || want == 0 && !errors.Is(err, datastorage.ErrTampered) {
+				t.Errorf("%s: expired %d, %v; want %d", what, got, err, want)
+			}
+		}
+		keeps("an event that cannot have been recorded so early", 21, 10)
+		change(t, databaseURL, "UPDATE audit_bodies SET expires_at = NULL WHERE log_index = 22")
+		keeps("what the log says of itself", 22, 0)
+	})
+}
+
 func TestAnEventSaysHowLongItIsKept(t *testing.T) {
 	onBothBackends(t, func(t *testing.T, databaseURL string) {
 		now := time.Now()
@@ -144,6 +201,11 @@ func TestAnEventSaysHowLongItIsKept(t *testing.T) {
 		log.SetClock(time.Now)
 		if n, err := log.Expire(t.Context(), now, 0); n != 1 || err != nil {
 			t.Errorf("expired %d, %v; want the one that was to be kept for 7 days", n, err)
+		}
+		ahead := now.Add(storetest.Day).Format(`"` + time.RFC3339 + `"`)
+		c.post(batchPath, batch(with(with(event(4), "event_timestamp", ahead), "retention_days", "1"))).want(t, 201)
+		if n, err := log.Expire(t.Context(), now.Add(storetest.Day+time.Hour), 1); strings.HasPrefix(databaseURL, "sqlite") && n != 3 || err != nil {
+			t.Errorf("expired %d, %v; want the three that were recorded before, and not the one that is to happen yet", n, err)
 		}
 		for value, want := range map[string]string{
 			"0": "must be a number of days from 1 to 36500", "-1": "must be a number of days from 1 to 36500", "36501": "must be a number of days from 1 to 36500",

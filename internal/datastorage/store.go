@@ -37,7 +37,7 @@ const Forever = -1
 // whether it says so itself. A zero time is never.
 func (r *Record) ExpiresAt(recordedAt time.Time) (time.Time, bool) {
 	if r.RetentionDays > 0 {
-		return recordedAt.AddDate(0, 0, int(r.RetentionDays)), true
+		return retainedSince(&r.Event, recordedAt).AddDate(0, 0, int(r.RetentionDays)), true
 	}
 	return time.Time{}, r.RetentionDays == Forever
 }

@@ -49,17 +49,22 @@ func expiresAt(r *datastorage.Record, recordedAt time.Time) any {
 }
 
 // Expirable is as datastorage.Tx says. The server's clock has a say too, since a
-// clock that is ahead would have removed what nothing brings back.
+// clock that is ahead would have removed what nothing brings back. The lateral join
+// makes the planner look up each event in the index: the other joins that it knows
+// read all there are, while nobody can write.
 func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int) ([]datastorage.Stored, error) {
-	const free = "NOT EXISTS (SELECT FROM audit_holds JOIN audit_events USING (correlation_id) WHERE log_index = old.log_index)"
+	const (
+		old  = "SELECT old.log_index, old.event FROM audit_bodies AS old CROSS JOIN LATERAL (SELECT correlation_id, event_timestamp FROM audit_events WHERE log_index = old.log_index LIMIT 1) AS e"
+		free = "NOT EXISTS (SELECT FROM audit_holds WHERE correlation_id = e.correlation_id)"
+	)
 	var until any
 	if !policy.IsZero() {
 		until = policy
 	}
 	rows, err := r.Query(ctx, selectEvents+`, old.event FROM (
-		(SELECT log_index, event FROM audit_bodies AS old WHERE expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
+		(`+old+` WHERE expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
 		UNION ALL
-		(SELECT log_index, event FROM audit_bodies AS old WHERE expires_at IS NULL AND recorded_at <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY log_index LIMIT $3)
+		(`+old+` WHERE expires_at IS NULL AND recorded_at <= least($2, now() + ($2 - $1)) AND event_timestamp <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY log_index LIMIT $3)
 		) AS old JOIN audit_events AS e USING (log_index) ORDER BY log_index LIMIT $3`, now, until, limit)
 	if err != nil {
 		return nil, fmt.Errorf("find what expires: %w", err)
@@ -126,11 +131,22 @@ func retain(ctx context.Context, tx *pgxpool.Conn, add datastorage.Addition) err
 }
 
 // removeBodies names each row by its key. A ctid would not do: rows of other
-// partitions have the same.
+// partitions have the same. It goes by months, since the planner reads all of
+// several partitions to find rows in them.
 func removeBodies(ctx context.Context, tx *pgxpool.Conn, expired []datastorage.Stored) error {
-	if len(expired) == 0 {
-		return nil
+	months := map[time.Time][]datastorage.Stored{}
+	for _, e := range expired {
+		months[monthOf(e.RecordedAt)] = append(months[monthOf(e.RecordedAt)], e)
 	}
+	for _, some := range months {
+		if err := removeMonth(ctx, tx, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeMonth(ctx context.Context, tx *pgxpool.Conn, expired []datastorage.Stored) error {
 	k := keysOf(expired)
 	tag, err := tx.Exec(ctx, `DELETE FROM audit_bodies AS b USING unnest($1::timestamptz[], $2::bigint[]) AS k (recorded_at, log_index)
 		WHERE b.recorded_at = k.recorded_at AND b.log_index = k.log_index AND b.recorded_at BETWEEN $3 AND $4`, k.recorded, k.indices, k.first, k.last)

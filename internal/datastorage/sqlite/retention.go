@@ -12,13 +12,16 @@ import (
 
 // Expirable is as datastorage.Tx says.
 func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int) ([]datastorage.Stored, error) {
-	const free = "NOT EXISTS (SELECT 1 FROM audit_holds WHERE correlation_id = (SELECT correlation_id FROM audit_events WHERE log_index = old.log_index))"
+	const (
+		old  = "SELECT log_index, event FROM audit_bodies AS old CROSS JOIN audit_events AS e USING (log_index)"
+		free = "NOT EXISTS (SELECT 1 FROM audit_holds WHERE correlation_id = e.correlation_id)"
+	)
 	rows, err := r.QueryContext(ctx, selectEvents+` JOIN (
-		SELECT log_index, event FROM (SELECT log_index, event FROM audit_bodies AS old WHERE expires_at <= ? AND `+free+` ORDER BY expires_at LIMIT ?)
+		SELECT log_index, event FROM (`+old+` WHERE expires_at <= ? AND `+free+` ORDER BY expires_at LIMIT ?)
 		UNION ALL
-		SELECT log_index, event FROM (SELECT log_index, event FROM audit_bodies AS old WHERE expires_at IS NULL AND recorded_at <= ? AND `+free+` ORDER BY recorded_at LIMIT ?)
-		) AS b USING (log_index) ORDER BY log_index LIMIT ?`,
-		now.UnixMicro(), limit, policyMicros(policy), limit, limit)
+		SELECT log_index, event FROM (`+old+` WHERE expires_at IS NULL AND old.recorded_at <= ?3 AND event_timestamp <= ?3 AND `+free+` ORDER BY old.recorded_at LIMIT ?2)
+		) AS b USING (log_index) ORDER BY log_index LIMIT ?2`,
+		now.UnixMicro(), limit, policyMicros(policy))
 	if err != nil {
 		return nil, fmt.Errorf("find what expires: %w", err)
 	}
