@@ -101,11 +101,12 @@ func (a *API) chain(r *http.Request, id string) ([]int64, *Problem) {
 
 // verifyRows checks each event by itself, and adds those that fail to the answer.
 func (a *API) verifyRows(ctx context.Context, indices []int64, head Head, answer *chainAnswer) error {
+	head.Verifier = a.events.key.Verifier() // whatever the database says
 	tree, err := a.tree(ctx, head)
 	if err != nil {
 		return err
 	}
-	expired := expiredEvents{log: a.events}
+	expired := expiredEvents{API: a}
 	for some := range slices.Chunk(indices, rowsAtOnce) {
 		leaves, err := inTree(tree, some, head.Size)
 		if err != nil {
@@ -174,26 +175,73 @@ func wrongWith(row *Row, leaf ledger.Hash, proven bool) string {
 	return row.WrongColumns()
 }
 
-// expiredEvents knows which events have expired, once it is asked.
+// expiredEvents knows which events have expired.
 type expiredEvents struct {
-	log  Reader
-	read bool
+	*API
+	size int64 // of the log that says so
 	said []Expiry
 }
 
 // wrong says what is wrong with an event that has no bytes, or nothing.
 func (x *expiredEvents) wrong(ctx context.Context, index int64) (string, error) {
-	if !x.read {
-		for e, err := range Expiries(ctx, x.log) {
-			if err != nil {
+	expired := func() bool { return slices.ContainsFunc(x.said, func(e Expiry) bool { return e.Covers(index) }) }
+	if !expired() {
+		// It may have expired a moment ago.
+		head, err := x.events.Head(ctx)
+		if err != nil {
+			return "", err
+		}
+		if head.Size != x.size {
+			if err := x.read(ctx, head); err != nil {
 				return "", err
 			}
-			x.said = append(x.said, e)
 		}
-		x.read = true
 	}
-	if slices.ContainsFunc(x.said, func(e Expiry) bool { return e.Covers(index) }) {
+	if expired() {
 		return "", nil
 	}
 	return "its bytes were deleted: no event says that it has expired", nil
+}
+
+// read reads what a log says of what has expired, as far as it has not been read
+// and is what was recorded.
+func (x *expiredEvents) read(ctx context.Context, head Head) error {
+	var indices []int64
+	for e, err := range Expiries(ctx, x.events) {
+		if err != nil {
+			return err
+		}
+		if e.LogIndex >= x.size && e.LogIndex < head.Size {
+			indices = append(indices, e.LogIndex)
+		}
+	}
+	x.size = head.Size
+	if len(indices) == 0 {
+		return nil
+	}
+	head.Verifier = x.events.key.Verifier()
+	tree, err := x.tree(ctx, head)
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(indices, rowsAtOnce) {
+		leaves, err := inTree(tree, some, head.Size)
+		if err != nil {
+			return err
+		}
+		for _, index := range some {
+			rows, err := x.events.Rows(ctx, index, index+1, 1)
+			if err != nil {
+				return err
+			}
+			leaf, proven := leaves[index]
+			if len(rows) == 0 || wrongWith(&rows[0], leaf, proven) != "" {
+				continue
+			}
+			if e, ok := ParseExpiry(rows[0].Body); ok {
+				x.said = append(x.said, e)
+			}
+		}
+	}
+	return nil
 }

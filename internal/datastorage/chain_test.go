@@ -1,13 +1,16 @@
 package datastorage_test
 
 import (
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/internal/datastorage/storetest"
+	"kubernaut.ai/notification/internal/ledger"
 )
 
 const chainPath = "/api/v1/audit/verify-chain"
@@ -97,6 +100,27 @@ func TestTheEventsOfACorrelationIDAreVerified(t *testing.T) {
 		if got = c.chain("incident"); got.IsValid || got.VerifiedEvents != 0 || !strings.HasPrefix(got.TamperedEvents[0].Reason, "it cannot be proven to be in the log") {
 			t.Errorf("without tiles: %d verified", got.VerifiedEvents)
 		}
+	})
+}
+
+func TestAChainBelievesNoKeyInTheDatabase(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		c := serve(t, openURL(t, databaseURL), nil)
+		grow(c, 0, 3)
+		var answer struct{ Checkpoint string }
+		c.post(chainPath, `{"correlation_id":"correlation-1"}`).want(t, 200).decode(t, &answer)
+		lines := strings.Split(answer.Checkpoint, "\n")
+		root, err := base64.StdEncoding.DecodeString(lines[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := storetest.NewKey(t)
+		signed, err := other.Sign(ledger.Checkpoint{Size: 3, Root: ledger.Hash(root), Time: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(t, databaseURL, fmt.Sprintf("UPDATE audit_log_head SET checkpoint = '%s', verifier = '%s'", signed, other.Verifier()))
+		c.post(chainPath, `{"correlation_id":"correlation-1"}`).problem(t, 500, "log-tampered")
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -146,6 +147,7 @@ func (a *API) stream(ctx context.Context, w http.ResponseWriter, m *Manifest) er
 		return fmt.Errorf("write manifest: %w", err)
 	}
 	var extended time.Time
+	gone := false
 	for row, err := range EachRow(ctx, a.events, m.From, m.To) {
 		if err != nil {
 			return err
@@ -159,9 +161,28 @@ func (a *API) stream(ctx context.Context, w http.ResponseWriter, m *Manifest) er
 		if a.draining() {
 			return errors.New("the server is shutting down")
 		}
+		gone = gone || row.Body == nil
 		if _, err := out.Write(append(row.Line(), '\n')); err != nil {
 			return fmt.Errorf("write event: %w", err)
 		}
 	}
-	return out.Flush()
+	if err := out.Flush(); err != nil || !gone {
+		return err
+	}
+	return a.expiredSince(ctx, m)
+}
+
+// expiredSince returns an error where events may have expired after an export began,
+// so that what says so is missing from it.
+func (a *API) expiredSince(ctx context.Context, m *Manifest) error {
+	for e, err := range Expiries(ctx, a.events) {
+		if err != nil {
+			return err
+		}
+		exported := func(r [2]int64) bool { return r[0] < m.To && r[1] >= m.From }
+		if e.LogIndex >= m.To && slices.ContainsFunc(e.LogIndices, exported) {
+			return fmt.Errorf("events expired meanwhile, as event %d says, which belongs to the rest", e.LogIndex)
+		}
+	}
+	return nil
 }

@@ -185,6 +185,19 @@ func (r *Row) Line() []byte {
 	return appendPlace(slices.Clip(body), r.LeafHash, r.LogIndex, recordedAt)
 }
 
+// Remains is what Line is once the event has expired.
+func (r *Row) Remains() []byte {
+	event, err := decodeStored(r.Body)
+	if err != nil {
+		return r.Line()
+	}
+	s := Stored{Placed: Placed{LogIndex: r.LogIndex}, Columns: event}
+	s.Columns.EventTimestamp = time.UnixMicro(event.EventTimestamp.UnixMicro())
+	s.RecordedAt, _ = r.RecordedAt()
+	copy(s.LeafHash[:], r.LeafHash)
+	return s.json()
+}
+
 // remains is as that of Stored. What it makes of a column that has no type of
 // this program's is not what it was.
 func (r *Row) remains() []byte {

@@ -14,7 +14,9 @@ import (
 type expired struct {
 	report *report
 	ranges []expiredRange // by index
-	all    []*expiry
+	all    map[int64]*expiry
+	// more adds what the log says by now; nil where that stays what it is.
+	more func() error
 }
 
 // expiry is a datastorage.Expiry with the tree over what remains.
@@ -28,10 +30,15 @@ type expiredRange struct {
 	of          *expiry
 }
 
+// add takes what an event says, once.
 func (x *expired) add(e datastorage.Expiry) {
-	x.all = append(x.all, &expiry{Expiry: e})
+	if x.all[e.LogIndex] != nil {
+		return
+	}
+	said := &expiry{Expiry: e}
+	x.all[e.LogIndex] = said
 	for _, r := range e.LogIndices {
-		x.ranges = append(x.ranges, expiredRange{r[0], r[1], x.all[len(x.all)-1]})
+		x.ranges = append(x.ranges, expiredRange{r[0], r[1], said})
 	}
 }
 
@@ -40,22 +47,61 @@ func (x *expired) ready() {
 	slices.SortFunc(x.ranges, func(a, b expiredRange) int { return cmp.Compare(a.first, b.first) })
 }
 
-// row takes note of an event, of which line is what an export has.
-func (x *expired) row(row *datastorage.Row, line func() []byte) {
-	at, _ := slices.BinarySearchFunc(x.ranges, row.LogIndex, func(r expiredRange, index int64) int { return cmp.Compare(r.last, index) })
-	found := at < len(x.ranges) && x.ranges[at].first <= row.LogIndex
-	switch {
-	case found && row.Body == nil:
-		x.ranges[at].of.remains.Append(ledger.LeafHash(line()))
-	case found:
-		x.report.addEvent(row.LogIndex, row.ID(), "it is there again, and event %d says that it has expired", x.ranges[at].of.LogIndex)
-	case row.Body == nil:
+// of returns what says that the event at an index has expired, or nil.
+func (x *expired) of(index int64) *expiry {
+	at, _ := slices.BinarySearchFunc(x.ranges, index, func(r expiredRange, index int64) int { return cmp.Compare(r.last, index) })
+	if at < len(x.ranges) && x.ranges[at].first <= index {
+		return x.ranges[at].of
+	}
+	return nil
+}
+
+// stored takes note of an event in a database.
+func (x *expired) stored(row *datastorage.Row) error {
+	said := x.of(row.LogIndex)
+	if said == nil && row.Body == nil {
+		if err := x.more(); err != nil { // It may have expired a moment ago.
+			return err
+		}
+		said = x.of(row.LogIndex)
+	}
+	if said != nil && row.Body != nil {
+		x.report.addEvent(row.LogIndex, row.ID(), "it is there again, and event %d says that it has expired", said.LogIndex)
+		return nil
+	}
+	x.row(row, said, row.Line)
+	return nil
+}
+
+// exported takes note of an event in an export, which may be older than the part
+// that says that the event has expired.
+func (x *expired) exported(row *datastorage.Row, line []byte) {
+	if body, column := row.Hashes(); body != column {
+		return // Nobody knows what remains of it.
+	}
+	x.row(row, x.of(row.LogIndex), func() []byte {
+		if row.Body != nil {
+			return row.Remains()
+		}
+		return line
+	})
+}
+
+func (x *expired) row(row *datastorage.Row, said *expiry, line func() []byte) {
+	if said != nil {
+		said.remains.Append(ledger.LeafHash(line()))
+	} else if row.Body == nil {
 		x.report.addEvent(row.LogIndex, row.ID(), "its bytes were deleted: no event says that it has expired")
 	}
 }
 
 // finish compares what remains with what remained, for events from an index on.
 func (x *expired) finish(from int64) {
+	for i := 1; i < len(x.ranges); i++ {
+		if a, b := x.ranges[i-1], x.ranges[i]; b.first <= a.last {
+			x.report.add(b.first, "the events %d and %d both say that event %d has expired: its bytes were put back between them", min(a.of.LogIndex, b.of.LogIndex), max(a.of.LogIndex, b.of.LogIndex), b.first)
+		}
+	}
 	for _, e := range x.all {
 		if len(e.LogIndices) == 0 || e.LogIndices[0][0] < from || e.remains.Size() != int64(e.Count) {
 			continue // What is missing is among the findings.

@@ -172,6 +172,6 @@ func (e *export) event(line []byte, where string) error {
 	if _, err := e.step(row, nil); err != nil {
 		return err
 	}
-	e.expired.row(row, func() []byte { return line })
+	e.expired.exported(row, line)
 	return nil
 }

@@ -1,15 +1,21 @@
 package verify_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/datastorage"
 	"kubernaut.ai/notification/internal/datastorage/storetest"
+	"kubernaut.ai/notification/internal/datastorage/verify"
 	"kubernaut.ai/notification/internal/ledger"
 )
 
@@ -158,6 +164,54 @@ func TestAnEmptyLogAndOneThatGrowsMeanwhileAreWhole(t *testing.T) {
 		}
 		close(stop)
 		<-ended
+	})
+}
+
+// expiring is a log of which an event expires before its rows are read.
+type expiring struct {
+	datastorage.Reader
+	expire func()
+}
+
+func (r *expiring) Rows(ctx context.Context, from, to int64, limit int) ([]datastorage.Row, error) {
+	r.expire()
+	return r.Reader.Rows(ctx, from, to, limit)
+}
+
+func TestEventsMayExpireMeanwhile(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		scheme, _, _ := strings.Cut(databaseURL, ":")
+		store, closeStore, err := openers[scheme](t.Context(), databaseURL, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := closeStore(); err != nil {
+				t.Error(err)
+			}
+		}()
+		now := time.Now()
+		past := &storetest.At{Store: store, Time: now.Add(-2 * storetest.Day)}
+		log := storetest.OpenLog(t, past)
+		if _, err := log.Append(t.Context(), records(0, 3)); err != nil {
+			t.Fatal(err)
+		}
+		past.Time = now
+		expire := sync.OnceFunc(func() {
+			if n, err := log.Expire(t.Context(), now, 1); n != 3 || err != nil {
+				t.Errorf("expired %d, %v", n, err)
+			}
+		})
+		open := func(ctx context.Context, url string) (datastorage.Reader, func() error, error) {
+			reader, closeReader, err := readers[scheme](ctx, url)
+			return &expiring{reader, expire}, closeReader, err
+		}
+		var out bytes.Buffer
+		err = verify.Main(t.Context(), []string{"--database-url", databaseURL}, &out, io.Discard, map[string]datastorage.ReadOpener{scheme: open})
+		// That it was recorded at another time than the checkpoints were signed is true.
+		if got := strings.Count(out.String(), "its recorded_at was changed"); err == nil || err.Error() != fmt.Sprintf("verification ended with findings: %d", got) {
+			t.Errorf("%v\n%s", err, &out)
+		}
 	})
 }
 

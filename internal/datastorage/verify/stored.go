@@ -21,6 +21,8 @@ type storedLog struct {
 	log  datastorage.Reader
 	size int64
 
+	said int64 // size of the log of which is known what has expired
+
 	tile      []ledger.Hash // nil where it is missing or damaged
 	tileIndex int64
 }
@@ -39,17 +41,31 @@ func stored(ctx context.Context, c *checker, log datastorage.Reader) error {
 	s.setVerifier(head.Verifier, "the head of the log")
 	s.readHead(head)
 	s.marks.kept = s.keptReader(ctx)
-	for e, err := range datastorage.Expiries(ctx, log) {
+	s.expired.more = func() error { return s.readExpiries(ctx) }
+	if err := s.readExpiries(ctx); err != nil {
+		return err
+	}
+	if err := s.events(ctx); err != nil {
+		return err
+	}
+	return c.finish(func() (int64, error) { return s.beyond(ctx) })
+}
+
+// readExpiries reads what the log says of what has expired, where it has grown.
+func (s *storedLog) readExpiries(ctx context.Context) error {
+	head, err := s.log.Head(ctx)
+	if err != nil || head.Size == s.said {
+		return err
+	}
+	for e, err := range datastorage.Expiries(ctx, s.log) {
 		if err != nil {
 			return err
 		}
 		s.expired.add(e)
 	}
+	s.said = head.Size
 	s.expired.ready()
-	if err := s.events(ctx); err != nil {
-		return err
-	}
-	return c.finish(func() (int64, error) { return s.beyond(ctx) })
+	return nil
 }
 
 // readHead decides how many events are verified.
@@ -103,7 +119,9 @@ func (s *storedLog) events(ctx context.Context) error {
 		if err := s.at(ctx, row); err != nil {
 			return err
 		}
-		s.expired.row(row, row.Line)
+		if err := s.expired.stored(row); err != nil {
+			return err
+		}
 		s.progress.at(s.next, s.size)
 	}
 	return s.absent(ctx, s.size)
