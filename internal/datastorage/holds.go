@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -43,6 +44,10 @@ func (a *API) postHold(w http.ResponseWriter, r *http.Request) {
 			problem(invalidRequest, detail).write(w)
 			return
 		}
+	}
+	if slices.Contains([]string{".", "..", "/"}, hold.CorrelationID) {
+		problem(invalidRequest, fmt.Sprintf("correlation_id must be other than %q, which no path can hold to release it", hold.CorrelationID)).write(w)
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), storeTimeout)
 	defer cancel()

@@ -169,19 +169,33 @@ func (e *Expiry) Covers(index int64) bool {
 // log index of who says so.
 func Expiries(ctx context.Context, log Reader) iter.Seq2[Expiry, error] {
 	return func(yield func(Expiry, error) bool) {
-		filter := Filter{Equal: map[string]string{"correlation_id": ownCorrelationID, "event_type": typeExpired}, Limit: maxLimit}
-		for {
-			page, err := queryExpiries(ctx, log, filter)
+		for stored, err := range Matching(ctx, log, map[string]string{"correlation_id": ownCorrelationID, "event_type": typeExpired}) {
 			if err != nil {
 				yield(Expiry{}, err)
 				return
 			}
+			e, ok := ParseExpiry(stored.Body)
+			if e.LogIndex = stored.LogIndex; ok && !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Matching returns the events of which columns have values, newest first and in
+// pages. After an error nothing follows.
+func Matching(ctx context.Context, log Reader, equal map[string]string) iter.Seq2[*Stored, error] {
+	return func(yield func(*Stored, error) bool) {
+		filter := Filter{Equal: equal, Limit: maxLimit}
+		for {
+			page, err := queryPage(ctx, log, filter)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
 			for i := range page.Events {
-				if e, ok := ParseExpiry(page.Events[i].Body); ok {
-					e.LogIndex = page.Events[i].LogIndex
-					if !yield(e, nil) {
-						return
-					}
+				if !yield(&page.Events[i], nil) {
+					return
 				}
 			}
 			if page.Next == nil {
@@ -192,12 +206,12 @@ func Expiries(ctx context.Context, log Reader) iter.Seq2[Expiry, error] {
 	}
 }
 
-func queryExpiries(ctx context.Context, log Reader, filter Filter) (Page, error) {
+func queryPage(ctx context.Context, log Reader, filter Filter) (Page, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	page, err := log.Query(ctx, filter)
 	if err != nil {
-		return page, fmt.Errorf("read expiries: %w", err)
+		return page, fmt.Errorf("read events: %w", err)
 	}
 	return page, nil
 }
@@ -211,6 +225,22 @@ func ParseExpiry(event []byte) (Expiry, bool) {
 	}
 	err := json.Unmarshal(event, &body)
 	return body.EventData, err == nil && body.EventType == typeExpired
+}
+
+// ParseHold reads an event by which a hold was placed, or else released, and
+// returns false where the event is another one.
+func ParseHold(event []byte) (hold Hold, placed, ok bool) {
+	var body struct {
+		audit.Event
+		EventData struct {
+			Reason string `json:"reason"`
+		} `json:"event_data"`
+	}
+	if json.Unmarshal(event, &body) != nil || body.EventType != typeHoldPlaced && body.EventType != typeHoldReleased {
+		return Hold{}, false, false
+	}
+	hold = Hold{CorrelationID: body.CorrelationID, Reason: body.EventData.Reason, PlacedBy: body.ActorID, PlacedAt: body.EventTimestamp}
+	return hold, body.EventType == typeHoldPlaced, true
 }
 
 func expiryOf(expired []Stored) Expiry {

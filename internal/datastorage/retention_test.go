@@ -3,6 +3,7 @@ package datastorage_test
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -239,6 +240,49 @@ func TestBytesThatWerePutBackAndExpiredAgainAreTold(t *testing.T) {
 	})
 }
 
+func TestAHoldCannotBeTakenAway(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		log, c, now := expiredLog(t, databaseURL)
+		hold := datastorage.Hold{CorrelationID: "incident", Reason: "case 7", PlacedBy: "alice"}
+		for range 2 {
+			if _, err := log.PlaceHold(t.Context(), hold); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := verifiedDatabase(t, databaseURL); err != nil {
+				t.Errorf("held: %v\n%s", err, out)
+			}
+			if err := log.ReleaseHold(t.Context(), hold.CorrelationID, "bob"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		change(t, databaseURL, "INSERT INTO audit_holds SELECT correlation_id, 'none', 'nobody', recorded_at FROM audit_events WHERE log_index = 3")
+		if out, err := verifiedDatabase(t, databaseURL); err == nil || !strings.Contains(out, `the legal hold on "incident" was put into the database: no event has placed it`) {
+			t.Errorf("put in: %v\n%s", err, out)
+		}
+		change(t, databaseURL, "DELETE FROM audit_holds")
+		if _, err := log.PlaceHold(t.Context(), hold); err != nil {
+			t.Fatal(err)
+		}
+		gone := `the legal hold on "incident" was changed, or taken out of the database: event 25 placed it, and none has released it`
+		for _, sql := range []string{"UPDATE audit_holds SET reason = 'none'", "DELETE FROM audit_holds"} {
+			change(t, databaseURL, sql)
+			if out, err := verifiedDatabase(t, databaseURL); err == nil || !strings.Contains(out, gone) {
+				t.Errorf("%s: %v\n%s", sql, err, out)
+			}
+		}
+		if n, err := log.Expire(t.Context(), now, 30); n != 10 || err != nil {
+			t.Fatalf("expired %d, %v", n, err)
+		}
+		expired := "event 7 (" + id(7) + "): it expired under the legal hold that event 25 placed, as event 26 says"
+		if out, err := verifiedDatabase(t, databaseURL); err == nil || !strings.Contains(out, expired) {
+			t.Errorf("the database: %v\n%s", err, out)
+		}
+		if out, err := verified(t, c.get(exportPath).want(t, 200).body); err == nil || !strings.Contains(out, expired) {
+			t.Errorf("the export: %v\n%s", err, out)
+		}
+	})
+}
+
 // Otherwise whoever changes an event would only have to wait.
 func TestWhatWasChangedDoesNotExpire(t *testing.T) {
 	for name, sql := range map[string]string{
@@ -404,6 +448,16 @@ func TestHolds(t *testing.T) {
 			if p := c.post(path, body, "Content-Type", "application/json").problem(t, 400, "invalid-request"); !strings.Contains(p.Detail, want) {
 				t.Errorf("%.60s: got %q, want %q", body, p.Detail, want)
 			}
+		}
+		for _, id := range []string{".", "..", "/"} {
+			if p := c.post(path, `{"correlation_id":"`+id+`","reason":"r","placed_by":"p"}`).problem(t, 400, "invalid-request"); !strings.Contains(p.Detail, "correlation_id must be other than") {
+				t.Errorf("%q: got %q", id, p.Detail)
+			}
+		}
+		for _, id := range []string{"...", "a//b", "a/../b", "//", "/x", "x/", "%2F", "ü%", "a b+c", "?x#y", "\n"} {
+			text, _ := json.Marshal(datastorage.Hold{CorrelationID: id, Reason: "r", PlacedBy: "p"})
+			c.post(path, string(text)).want(t, 201)
+			c.do(http.MethodDelete, path+"/"+url.PathEscape(id)+"?released_by=p", "").want(t, 200)
 		}
 		c.post(path, hold, "Content-Type", "text/plain").problem(t, 415, "unsupported-media-type")
 	})

@@ -91,7 +91,7 @@ func (r reader) Hold(ctx context.Context, correlationID string) (datastorage.Hol
 	if err != nil {
 		return datastorage.Hold{}, false, fmt.Errorf("read hold: %w", err)
 	}
-	hold, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[datastorage.Hold])
+	hold, err := pgx.CollectExactlyOneRow(rows, scanHold)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return hold, false, nil
 	}
@@ -104,11 +104,17 @@ func (s *store) Holds(ctx context.Context) ([]datastorage.Hold, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read holds: %w", err)
 	}
-	holds, err := pgx.CollectRows(rows, pgx.RowToStructByPos[datastorage.Hold])
+	holds, err := pgx.CollectRows(rows, scanHold)
 	if err != nil {
 		return nil, fmt.Errorf("read holds: %w", err)
 	}
 	return holds, nil
+}
+
+func scanHold(row pgx.CollectableRow) (datastorage.Hold, error) {
+	hold, err := pgx.RowToStructByPos[datastorage.Hold](row)
+	hold.PlacedAt = hold.PlacedAt.UTC()
+	return hold, err
 }
 
 // retain removes the bodies of what has expired, and changes the holds.

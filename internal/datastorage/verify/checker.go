@@ -38,7 +38,7 @@ type checker struct {
 
 func newChecker(r *report, verifier string) *checker {
 	r.verifier = verifier
-	return &checker{report: r, bodies: &ledger.Tree{}, tiles: &ledger.Tree{}, doubts: newDoubts(r), expired: expired{report: r, all: map[int64]*expiry{}}, missing: -1}
+	return &checker{report: r, bodies: &ledger.Tree{}, tiles: &ledger.Tree{}, doubts: newDoubts(r), expired: expired{report: r, all: map[int64]*expiry{}, holds: holds{}}, missing: -1}
 }
 
 // setVerifier decides on the public key: the one that was given, or else the one

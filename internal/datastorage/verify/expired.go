@@ -2,6 +2,7 @@ package verify
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
 
 	"kubernaut.ai/notification/internal/datastorage"
@@ -15,6 +16,7 @@ type expired struct {
 	report *report
 	ranges []expiredRange // by index
 	all    map[int64]*expiry
+	holds  holds
 	// more adds what the log says by now; nil where that stays what it is.
 	more func() error
 }
@@ -47,6 +49,15 @@ func (x *expired) ready() {
 	slices.SortFunc(x.ranges, func(a, b expiredRange) int { return cmp.Compare(a.first, b.first) })
 }
 
+// note takes what an event says of what has expired, or of a hold.
+func (x *expired) note(index int64, body []byte) {
+	x.holds.note(index, body)
+	if said, ok := datastorage.ParseExpiry(body); ok {
+		said.LogIndex = index
+		x.add(said)
+	}
+}
+
 // of returns what says that the event at an index has expired, or nil.
 func (x *expired) of(index int64) *expiry {
 	at, _ := slices.BinarySearchFunc(x.ranges, index, func(r expiredRange, index int64) int { return cmp.Compare(r.last, index) })
@@ -69,6 +80,7 @@ func (x *expired) stored(row *datastorage.Row) error {
 		x.report.addEvent(row.LogIndex, row.ID(), "it is there again, and event %d says that it has expired", said.LogIndex)
 		return nil
 	}
+	x.holds.note(row.LogIndex, row.Body)
 	x.row(row, said, row.Line)
 	return nil
 }
@@ -79,12 +91,25 @@ func (x *expired) exported(row *datastorage.Row, line []byte) {
 	if body, column := row.Hashes(); body != column {
 		return // Nobody knows what remains of it.
 	}
-	x.row(row, x.of(row.LogIndex), func() []byte {
+	said := x.of(row.LogIndex)
+	if said != nil && len(x.holds) > 0 {
+		x.held(row.LogIndex, row.ID(), correlationID(line), said)
+	}
+	x.row(row, said, func() []byte {
 		if row.Body != nil {
 			return row.Remains()
 		}
 		return line
 	})
+}
+
+// correlationID is that of an event in an export.
+func correlationID(line []byte) string {
+	var event struct {
+		CorrelationID string `json:"correlation_id"`
+	}
+	_ = json.Unmarshal(line, &event) // What is no event is a finding by itself.
+	return event.CorrelationID
 }
 
 func (x *expired) row(row *datastorage.Row, said *expiry, line func() []byte) {

@@ -27,7 +27,7 @@ type export struct {
 func exported(ctx context.Context, c *checker, paths []string) error {
 	e := &export{checker: c}
 	for _, path := range paths {
-		if err := e.readExpiries(ctx, path); err != nil {
+		if err := e.readOwn(ctx, path); err != nil {
 			return err
 		}
 	}
@@ -77,8 +77,8 @@ func (e *export) file(ctx context.Context, path string, last bool) error {
 	return nil
 }
 
-// readExpiries reads what a part says of what has expired.
-func (e *export) readExpiries(ctx context.Context, path string) error {
+// readOwn reads what a part says of what has expired, and of holds.
+func (e *export) readOwn(ctx context.Context, path string) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("--export: %w", err)
@@ -89,17 +89,14 @@ func (e *export) readExpiries(ctx context.Context, path string) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !bytes.Contains(in.Bytes(), []byte(`"datastorage.events.expired"`)) {
+		if !bytes.Contains(in.Bytes(), []byte(`"datastorage.`)) {
 			continue
 		}
 		row, err := datastorage.ParseLine(bytes.TrimSuffix(in.Bytes(), []byte("\n")))
 		if err != nil {
 			continue // It is found when the line's turn comes.
 		}
-		if said, ok := datastorage.ParseExpiry(row.Body); ok {
-			said.LogIndex = row.LogIndex
-			e.expired.add(said)
-		}
+		e.expired.note(row.LogIndex, row.Body)
 	}
 	return nil // An error is met again when the file is verified.
 }

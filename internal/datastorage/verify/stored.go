@@ -41,11 +41,18 @@ func stored(ctx context.Context, c *checker, log datastorage.Reader) error {
 	s.setVerifier(head.Verifier, "the head of the log")
 	s.readHead(head)
 	s.marks.kept = s.keptReader(ctx)
+	have, err := log.Holds(ctx)
+	if err != nil {
+		return err
+	}
 	s.expired.more = func() error { return s.readExpiries(ctx) }
 	if err := s.readExpiries(ctx); err != nil {
 		return err
 	}
 	if err := s.events(ctx); err != nil {
+		return err
+	}
+	if err := s.checkHolds(ctx, have); err != nil {
 		return err
 	}
 	return c.finish(func() (int64, error) { return s.beyond(ctx) })
