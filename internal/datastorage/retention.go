@@ -130,12 +130,14 @@ func (s *Stored) CheckExpiry(body []byte, now, policy time.Time) error {
 }
 
 // wrongColumns is as WrongColumns of a Row, where body is what the event's bytes are.
+// When it expires is for CheckExpiry to say.
 func (s *Stored) wrongColumns(body []byte) string {
 	e := &s.Columns
 	row := Row{Body: body, Columns: [...]any{
 		e.EventID.String(), e.EventTimestamp.UnixMicro(), e.EventType, e.EventCategory, e.EventOutcome,
 		e.CorrelationID, orNil(e.Severity), orNil(e.ResourceID), orNil(e.Namespace), s.RecordedAt.UnixMicro(),
 	}}
+	row.ExpiresAt = row.expiresAt(e, s.RecordedAt)
 	return row.WrongColumns()
 }
 

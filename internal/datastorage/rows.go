@@ -113,10 +113,37 @@ func (r *Row) WrongColumns() string {
 			changed = append(changed, fmt.Sprintf("%s holds %s where the event says %s", name, show(r.Columns[i]), show(want[i])))
 		}
 	}
+	if recordedAt, ok := r.RecordedAt(); ok {
+		if until := r.expiresAt(&event, recordedAt); r.ExpiresAt != until {
+			changed = append(changed, fmt.Sprintf("expires_at holds %s where the event says %s", show(r.ExpiresAt), show(until)))
+		}
+	}
 	if changed == nil {
 		return ""
 	}
 	return "its columns were changed: " + strings.Join(changed, ", ")
+}
+
+// expiresAt is what the column must have where the row's bytes are this event.
+func (r *Row) expiresAt(event *audit.Event, recordedAt time.Time) any {
+	record := Record{Event: *event}
+	if isOwn(event.EventType) {
+		record.RetentionDays = Forever
+	} else if bytes.Contains(r.Body, []byte(retentionDays)) {
+		var own struct {
+			RetentionDays int64 `json:"retention_days"`
+		}
+		_ = json.Unmarshal(r.Body, &own) // It was decoded before.
+		record.RetentionDays = own.RetentionDays
+	}
+	at, says := record.ExpiresAt(recordedAt)
+	switch {
+	case !says:
+		return nil
+	case at.IsZero():
+		return NeverExpires
+	}
+	return at.UnixMicro()
 }
 
 func orNil(s string) any {
@@ -148,6 +175,9 @@ func show(v any) string {
 	case string:
 		return fmt.Sprintf("%.60q", v)
 	case int64:
+		if v == NeverExpires {
+			return "never"
+		}
 		return fmt.Sprintf("%d (%s)", v, time.UnixMicro(v).UTC().Format(time.RFC3339Nano))
 	}
 	return fmt.Sprintf("the %T %v", v, v)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -197,13 +198,18 @@ var RowColumns = [...]string{
 // Row is an event as its table has it, for those who do not take that for true.
 // A column is a string, or microseconds since 1970 as an int64, or nil for NULL;
 // what is of another type was not written by this program.
-// Body is nil where it has expired.
+// Body is nil where it has expired. ExpiresAt is when it may, by its column: one
+// more that Columns could have, NULL as the policy says and NeverExpires for good.
 type Row struct {
-	LogIndex int64
-	Columns  [len(RowColumns)]any
-	LeafHash []byte
-	Body     []byte
+	LogIndex  int64
+	Columns   [len(RowColumns)]any
+	LeafHash  []byte
+	Body      []byte
+	ExpiresAt any
 }
+
+// NeverExpires is the Row.ExpiresAt of what is kept for good.
+const NeverExpires int64 = math.MaxInt64
 
 // MaxPageBytes is the size of the bodies after which Rows and Query end.
 const MaxPageBytes = 8 << 20

@@ -56,8 +56,8 @@ func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
 // Rows is as datastorage.Evidence says.
 func (s *store) Rows(ctx context.Context, from, to int64, limit int) ([]datastorage.Row, error) {
 	rows, err := s.pool.Query(ctx, `SELECT log_index, event_id, event_timestamp, recorded_at, event_type, event_category, event_outcome,
-		correlation_id, severity, resource_id, namespace, leaf_hash, b.event FROM audit_events AS e
-		LEFT JOIN LATERAL (SELECT event FROM audit_bodies WHERE log_index = e.log_index AND recorded_at = e.recorded_at LIMIT 1) AS b ON true
+		correlation_id, severity, resource_id, namespace, leaf_hash, b.event, b.expires_at FROM audit_events AS e
+		LEFT JOIN LATERAL (SELECT event, expires_at FROM audit_bodies WHERE log_index = e.log_index AND recorded_at = e.recorded_at LIMIT 1) AS b ON true
 		WHERE log_index >= $1 AND log_index < $2 ORDER BY log_index LIMIT $3`, from, to, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read rows: %w", err)
@@ -67,14 +67,20 @@ func (s *store) Rows(ctx context.Context, from, to int64, limit int) ([]datastor
 	for size := 0; size < datastorage.MaxPageBytes && rows.Next(); {
 		var row datastorage.Row
 		var id [16]byte
-		var happened, recorded pgtype.Timestamptz
+		var happened, recorded, expires pgtype.Timestamptz
 		var texts [7]pgtype.Text
 		into := []any{&row.LogIndex, &id, &happened, &recorded}
 		for i := range texts {
 			into = append(into, &texts[i])
 		}
-		if err := rows.Scan(append(into, &row.LeafHash, &row.Body)...); err != nil {
+		if err := rows.Scan(append(into, &row.LeafHash, &row.Body, &expires)...); err != nil {
 			return nil, fmt.Errorf("read row: %w", err)
+		}
+		switch {
+		case expires.Valid && expires.InfinityModifier == pgtype.Infinity:
+			row.ExpiresAt = datastorage.NeverExpires
+		case expires.Valid:
+			row.ExpiresAt = micros(expires)
 		}
 		row.Columns[0], row.Columns[1], row.Columns[9] = uuid.UUID(id).String(), micros(happened), micros(recorded)
 		for i, text := range texts {

@@ -50,8 +50,8 @@ func checkSchema(ctx context.Context, db *sql.DB) error {
 // Rows is as datastorage.Evidence says.
 func (s *store) Rows(ctx context.Context, from, to int64, limit int) ([]datastorage.Row, error) {
 	rows, err := s.reader.QueryContext(ctx, `SELECT log_index, event_id, event_timestamp, event_type, event_category, event_outcome,
-		correlation_id, severity, resource_id, namespace, e.recorded_at, leaf_hash, event
-		FROM audit_events AS e LEFT JOIN audit_bodies USING (log_index) WHERE log_index >= ? AND log_index < ? ORDER BY log_index LIMIT ?`, from, to, limit)
+		correlation_id, severity, resource_id, namespace, e.recorded_at, leaf_hash, event, expires_at
+		FROM audit_events AS e LEFT JOIN audit_bodies AS b USING (log_index, recorded_at) WHERE log_index >= ? AND log_index < ? ORDER BY log_index LIMIT ?`, from, to, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read rows: %w", err)
 	}
@@ -64,7 +64,7 @@ func (s *store) Rows(ctx context.Context, from, to int64, limit int) ([]datastor
 		for i := range row.Columns {
 			into = append(into, &row.Columns[i])
 		}
-		if err := rows.Scan(append(into, &row.LeafHash, &row.Body)...); err != nil {
+		if err := rows.Scan(append(into, &row.LeafHash, &row.Body, &row.ExpiresAt)...); err != nil {
 			return nil, fmt.Errorf("read row: %w", err)
 		}
 		size += len(row.Body)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -285,7 +284,7 @@ func expiresAt(r *datastorage.Record, recordedAt time.Time) any {
 	case !says:
 		return nil
 	case at.IsZero():
-		return int64(math.MaxInt64)
+		return datastorage.NeverExpires
 	}
 	return at.UnixMicro()
 }
