@@ -80,9 +80,15 @@ func (f *filler) post(size int) {
 		event.EventTimestamp = storetest.Epoch.Add(time.Duration(n) * time.Millisecond)
 		batch[i] = event
 	}
-	if _, err := f.client.Post(f.b.Context(), batch); err != nil && f.b.Context().Err() == nil {
-		f.b.Error(err)
+	// A database may not answer while it writes gigabytes to its disk. An event that
+	// is sent again is stored once.
+	var err error
+	for range 10 {
+		if _, err = f.client.Post(f.b.Context(), batch); err == nil || f.b.Context().Err() != nil {
+			return
+		}
 	}
+	f.b.Error(err)
 }
 
 // fill posts events until there are so many.
