@@ -154,9 +154,9 @@ type Known struct {
 type Tx interface {
 	Hashes
 	// Expirable returns events whose bodies may go, without these, in the order of
-	// the log and at most limit of them: those whose own time has come, and those
-	// recorded until policy that have none. A zero policy is none. It returns the
-	// error of Stored.CheckExpiry.
+	// the log and at most limit of them, fewer where they are large: those whose own
+	// time has come, and those recorded until policy that have none. A zero policy is
+	// none. It returns the error of Stored.CheckExpiry.
 	Expirable(ctx context.Context, now, policy time.Time, limit int) ([]Stored, error)
 	// Hold returns the hold on a correlation ID, and false where there is none.
 	Hold(ctx context.Context, correlationID string) (Hold, bool, error)

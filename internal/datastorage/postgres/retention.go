@@ -61,11 +61,12 @@ func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int)
 	if !policy.IsZero() {
 		until = policy
 	}
-	rows, err := r.Query(ctx, selectEvents+`, old.event FROM (
+	rows, err := r.Query(ctx, selectEvents+`, old.event FROM (SELECT log_index, event, sum(octet_length(event)) OVER (ORDER BY log_index) - octet_length(event) AS before FROM (
 		(`+old+` WHERE expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
 		UNION ALL
 		(`+old+` WHERE expires_at IS NULL AND recorded_at <= least($2, now() + ($2 - $1)) AND event_timestamp <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY log_index LIMIT $3)
-		) AS old JOIN audit_events AS e USING (log_index) ORDER BY log_index LIMIT $3`, now, until, limit)
+		) AS old ORDER BY log_index LIMIT $3
+		) AS old JOIN audit_events AS e USING (log_index) WHERE before < $4 ORDER BY log_index`, now, until, limit, datastorage.MaxPageBytes)
 	if err != nil {
 		return nil, fmt.Errorf("find what expires: %w", err)
 	}

@@ -13,15 +13,16 @@ import (
 // Expirable is as datastorage.Tx says.
 func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int) ([]datastorage.Stored, error) {
 	const (
-		old  = "SELECT log_index, event FROM audit_bodies AS old CROSS JOIN audit_events AS e USING (log_index)"
+		old  = "SELECT log_index, octet_length(event) AS bytes FROM audit_bodies AS old CROSS JOIN audit_events AS e USING (log_index)"
 		free = "NOT EXISTS (SELECT 1 FROM audit_holds WHERE correlation_id = e.correlation_id)"
 	)
-	rows, err := r.QueryContext(ctx, selectEvents+` JOIN (
-		SELECT log_index, event FROM (`+old+` WHERE expires_at <= ? AND `+free+` ORDER BY expires_at LIMIT ?)
+	rows, err := r.QueryContext(ctx, selectEvents+` JOIN audit_bodies USING (log_index) WHERE log_index IN (
+		SELECT log_index FROM (SELECT log_index, sum(bytes) OVER (ORDER BY log_index) - bytes AS before FROM (
+		SELECT log_index, bytes FROM (`+old+` WHERE expires_at <= ? AND `+free+` ORDER BY expires_at LIMIT ?)
 		UNION ALL
-		SELECT log_index, event FROM (`+old+` WHERE expires_at IS NULL AND old.recorded_at <= ?3 AND event_timestamp <= ?3 AND `+free+` ORDER BY old.recorded_at LIMIT ?2)
-		) AS b USING (log_index) ORDER BY log_index LIMIT ?2`,
-		now.UnixMicro(), limit, policyMicros(policy))
+		SELECT log_index, bytes FROM (`+old+` WHERE expires_at IS NULL AND old.recorded_at <= ?3 AND event_timestamp <= ?3 AND `+free+` ORDER BY old.recorded_at LIMIT ?2)
+		)) WHERE before < ?4 ORDER BY log_index LIMIT ?2) ORDER BY log_index`,
+		now.UnixMicro(), limit, policyMicros(policy), datastorage.MaxPageBytes)
 	if err != nil {
 		return nil, fmt.Errorf("find what expires: %w", err)
 	}

@@ -192,6 +192,13 @@ func testExpiryOfMany(t *testing.T, store datastorage.Store) {
 	for _, want := range []int{1000, 1000, 500, 0} {
 		mustExpire(t, log, now, 1, want)
 	}
+	large := func(e *audit.Event) { e.EventData = json.RawMessage(`{"x":"` + strings.Repeat("x", 3<<20) + `"}`) }
+	past.Time = now.Add(-2 * Day).Truncate(time.Microsecond)
+	mustAppend(t, log, Record(all, large), Record(all+1, large), Record(all+2, large), Record(all+3, large))
+	past.Time = now.Truncate(time.Microsecond)
+	for _, want := range []int{3, 1, 0} { // so many as a page of 8 MiB begins with
+		mustExpire(t, log, now, 1, want)
+	}
 	seen := mustQuery(t, log, datastorage.Filter{Equal: map[string]string{"event_category": "datastorage"}})
-	equal(t, fmt.Sprint("expiries of ", all), int64(3), seen.Total)
+	equal(t, fmt.Sprint("expiries of ", all), int64(5), seen.Total)
 }
