@@ -133,7 +133,8 @@ func (m *model) run(steps []int) []string {
 	m.set(0, false)
 	m.dlq.breakWith(nil)
 	m.dlq.limit(0)
-	advance(RejectedRecheck)
+	// What was refused for its size alone is offered again, too.
+	advance(RejectedRecheck + dlqLook)
 	m.check()
 	if s := m.Stats(); s.Buffered+s.DeadLettered != 0 {
 		m.problem("the faults are over and events wait: %+v", s)

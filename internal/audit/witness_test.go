@@ -318,7 +318,10 @@ func TestCheckpointsInAnyOrderAreProven(t *testing.T) {
 		pass(witnessRound)
 		for i := 39; i >= 10; i-- {
 			w.see(all[i])
-			if n := len(w.pending); n > maxPending {
+			w.mu.Lock()
+			n := len(w.pending)
+			w.mu.Unlock()
+			if n > maxPending {
 				t.Errorf("%d checkpoints wait, want at most %d", n, maxPending)
 			}
 		}

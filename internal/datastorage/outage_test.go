@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -199,7 +200,13 @@ func TestAFileThatBecameReadOnlyIsRefusedAtTheStart(t *testing.T) {
 	}
 	remount := func(flags uintptr) {
 		t.Helper()
-		if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|flags, ""); err != nil {
+		err := syscall.EBUSY
+		for errors.Is(err, syscall.EBUSY) {
+			// The kernel may not be done with files that were closed a moment ago.
+			runtime.Gosched()
+			err, _ = syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|flags, "").(syscall.Errno)
+		}
+		if err != 0 {
 			t.Fatal(err)
 		}
 	}
