@@ -200,13 +200,13 @@ func TestAFileThatBecameReadOnlyIsRefusedAtTheStart(t *testing.T) {
 	}
 	remount := func(flags uintptr) {
 		t.Helper()
-		err := syscall.EBUSY
+		err := error(syscall.EBUSY)
 		for errors.Is(err, syscall.EBUSY) {
 			// The kernel may not be done with files that were closed a moment ago.
 			runtime.Gosched()
-			err, _ = syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|flags, "").(syscall.Errno)
+			err = syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|flags, "")
 		}
-		if err != 0 {
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
