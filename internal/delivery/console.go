@@ -63,9 +63,7 @@ func block(m *Message) []byte {
 	line("request", m.Namespace+"/"+m.Name)
 	line("channel", m.Channel)
 	line("correlation", m.CorrelationID)
-	if r := m.Regarding; r != nil {
-		line("regarding", strings.Trim(r.APIVersion+" "+r.Kind+" "+r.Namespace+"/"+r.Name, " /"))
-	}
+	line("regarding", m.Regarding.String())
 	for _, name := range slices.Sorted(maps.Keys(m.Fields)) {
 		line("field", name+" = "+m.Fields[name])
 	}

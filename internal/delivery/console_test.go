@@ -26,7 +26,7 @@ func TestConsolePrintsABlockAndALine(t *testing.T) {
   request      payments/disk-full
   channel      on-call
   correlation  incident-42
-  regarding    v1 Node /node-7
+  regarding    v1 Node node-7
   field        app = ledger
   field        cluster = prod
   field        team = payments

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"strings"
 	"time"
 )
 
@@ -53,6 +54,14 @@ type Reference struct {
 	Kind       string `json:"kind,omitempty"`
 	Namespace  string `json:"namespace,omitempty"`
 	Name       string `json:"name,omitempty"`
+}
+
+// String names the object for people, empty for none.
+func (r *Reference) String() string {
+	if r == nil {
+		return ""
+	}
+	return strings.TrimSpace(r.APIVersion + " " + r.Kind + " " + strings.TrimPrefix(r.Namespace+"/"+r.Name, "/"))
 }
 
 // Link is a labelled URL.
