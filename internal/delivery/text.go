@@ -3,6 +3,7 @@ package delivery
 import (
 	"encoding/json"
 	"html"
+	"iter"
 	"net/url"
 	"regexp"
 	"slices"
@@ -41,8 +42,82 @@ func hidden(r rune) bool {
 
 // clean makes one line of valid UTF-8 of at most maxText bytes out of any text.
 func clean(s string) string {
-	return cut(read(strings.ToValidUTF8(s, "\ufffd")).fold().String(), maxText)
+	return cut(oneLine(s), maxText)
 }
+
+// printable makes valid UTF-8 of text of several lines, without what is hidden.
+func printable(s string) string {
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\r\n", "\n")
+	return strings.Map(func(r rune) rune {
+		if hidden(r) && r != '\n' && r != '\t' {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// oneLine makes one line of valid UTF-8 out of any text.
+func oneLine(s string) string { return read(strings.ToValidUTF8(s, "\ufffd")).fold().String() }
+
+// units is the length of a text in UTF-16, which no way of counting characters
+// goes beyond.
+func units(s string) (n int) {
+	for _, r := range s {
+		n++
+		if r > 0xffff {
+			n++
+		}
+	}
+	return n
+}
+
+// maxCluster is how many runes are taken for one character at most.
+const maxCluster = 16
+
+// characters yields what a reader takes for one character each: a letter with its
+// accents, an emoji with its parts.
+func characters(s string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		start, runes, joined := 0, 0, false
+		for i, r := range s {
+			part := joined || r == '\u200d' || r >= 0x1f3fb && r <= 0x1f3ff || unicode.Is(unicode.M, r)
+			if i > start && (!part || runes == maxCluster) {
+				if !yield(s[start:i]) {
+					return
+				}
+				start, runes = i, 0
+			}
+			runes++
+			joined = r == '\u200d'
+		}
+		if start < len(s) {
+			yield(s[start:])
+		}
+	}
+}
+
+const ellipsis = "…"
+
+// fit escapes a text and cuts it, between two characters, to at most limit units
+// of what comes out.
+func fit(s string, limit int, escape func(string) string) string {
+	if whole := escape(s); units(whole) <= limit {
+		return whole
+	}
+	var b strings.Builder
+	left := limit - units(ellipsis)
+	for c := range characters(s) {
+		escaped := escape(c)
+		if left -= units(escaped); left < 0 {
+			break
+		}
+		b.WriteString(escaped)
+	}
+	return b.String() + ellipsis
+}
+
+// asIs escapes nothing.
+func asIs(s string) string { return s }
 
 // cut shortens valid UTF-8 to at most limit bytes without splitting a rune.
 func cut(s string, limit int) string {

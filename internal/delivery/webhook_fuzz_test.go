@@ -84,7 +84,9 @@ func checkError(t *testing.T, err error) {
 	default:
 		t.Errorf("the class is %q: %v", e.Class, e)
 	}
-	if e.Reason == "" || e.Message == "" || strings.ContainsFunc(e.Reason+e.Code, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+	if e.Reason == "" || e.Message == "" || strings.ContainsFunc(e.Reason+e.Code, func(r rune) bool {
+		return r > unicode.MaxASCII || r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}) {
 		t.Errorf("the reason is %q, the code %q, the message %q", e.Reason, e.Code, e.Message)
 	}
 	if e.RetryAfter < 0 || e.RetryAfter > 24*time.Hour {

@@ -1,0 +1,208 @@
+package delivery
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Slack's limits, in characters. There is one on all texts together that Slack
+// documents nowhere: messages of 11,341 characters have been refused.
+const (
+	slackHeader     = 150
+	slackSection    = 3000
+	slackField      = 2000
+	slackFieldCount = 10
+	slackTotal      = 10000
+
+	// What follows is ours, so that something is left for the body.
+	slackSubject = 1000
+	slackFields  = 3000
+	slackLinks   = 2500
+	slackFact    = 250
+	slackNote    = 500
+)
+
+// slackMessage is what both the webhook and chat.postMessage take.
+type slackMessage struct {
+	Channel     string       `json:"channel,omitempty"`
+	Text        string       `json:"text"` // of notifications, and where blocks are not shown
+	Blocks      []slackBlock `json:"blocks"`
+	UnfurlLinks bool         `json:"unfurl_links"`
+	UnfurlMedia bool         `json:"unfurl_media"`
+}
+
+type slackBlock struct {
+	Type     string      `json:"type"`
+	BlockID  string      `json:"block_id,omitempty"`
+	Text     *slackText  `json:"text,omitempty"`
+	Fields   []slackText `json:"fields,omitempty"`
+	Elements []slackText `json:"elements,omitempty"`
+}
+
+type slackText struct {
+	Type string `json:"type"`
+	Text string `json:"text"`
+
+	// Emoji is false and there in plain text: ":100:" stays what it is.
+	Emoji *bool `json:"emoji,omitempty"`
+
+	// Verbatim keeps Slack from finding names and channels in formatted text.
+	Verbatim bool `json:"verbatim,omitempty"`
+}
+
+func plainText(s string) slackText { return slackText{Type: "plain_text", Text: s, Emoji: new(false)} }
+
+func formatted(s string) slackText { return slackText{Type: "mrkdwn", Text: s, Verbatim: true} }
+
+// encodeSlack renders a message for a channel, which is empty for a webhook. The
+// same message gives the same bytes, and none is beyond Slack's limits.
+func encodeSlack(m *Message, channel string) []byte {
+	subject := oneLine(m.Subject)
+	if subject == "" {
+		subject = "(no subject)"
+	}
+	header := plainText(fit(subject, slackHeader, asIs))
+	blocks := []slackBlock{{Type: "header", BlockID: m.Key, Text: &header}}
+	if header.Text != subject {
+		blocks = append(blocks, section(plainText(fit(subject, slackSubject, asIs))))
+	}
+	rest := slackRest(m)
+	left := slackTotal - slackNote - length(blocks) - length(rest)
+	blocks = append(blocks, slackBody(m, left)...)
+	blocks = append(blocks, rest...)
+
+	text := fit(subject, slackSection, escapeMrkdwn)
+	if m.Priority != "" {
+		text = "[" + fit(oneLine(m.Priority), slackFact, escapeMrkdwn) + "] " + text
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	// Encoding strings and booleans into memory cannot fail.
+	_ = enc.Encode(slackMessage{Channel: channel, Text: text, Blocks: blocks})
+	return out.Bytes()
+}
+
+func section(text slackText) slackBlock { return slackBlock{Type: "section", Text: &text} }
+
+// slackBody renders the body into at most limit units, and a note where that is
+// not all of it.
+func slackBody(m *Message, limit int) (blocks []slackBlock) {
+	all, more := paragraphs(m)
+	markup := m.BodyFormat == "Markdown"
+	texts, cut := slackSections(all, !markup, slackSection, limit)
+	for _, t := range texts {
+		if markup {
+			blocks = append(blocks, section(formatted(t)))
+		} else {
+			blocks = append(blocks, section(plainText(t)))
+		}
+	}
+	if cut || more {
+		blocks = append(blocks, slackBlock{Type: "context", Elements: []slackText{formatted(cutNote(m))}})
+	}
+	return blocks
+}
+
+// cutNote says that a body was cut and where there is more.
+func cutNote(m *Message) string {
+	note := fmt.Sprintf("_Cut to what Slack takes. All of it is in the NotificationRequest %s/%s._",
+		fit(oneLine(m.Namespace), 63, escapeMrkdwn), fit(oneLine(m.Name), 253, escapeMrkdwn))
+	for _, l := range m.Links {
+		address := safeURL(l.URL)
+		if link := slackLink(address, oneLine(l.Label), slackNote-units(note)-1); address != "" && strings.HasPrefix(link, "<") {
+			return note + " " + link
+		}
+	}
+	return note
+}
+
+// slackRest renders what stands below the body.
+func slackRest(m *Message) (blocks []slackBlock) {
+	names := slices.Sorted(maps.Keys(m.Fields))
+	for some := range slices.Chunk(names, slackFieldCount) {
+		var fields []slackText
+		for _, name := range some {
+			field := formatted(slackPair(name, m.Fields[name], "\n", min(slackField, slackFields/len(names))))
+			fields = append(fields, field)
+		}
+		blocks = append(blocks, slackBlock{Type: "section", Fields: fields})
+	}
+	if text := slackLinkList(m.Links); text != "" {
+		blocks = append(blocks, section(formatted(text)))
+	}
+	var facts []slackText
+	for _, fact := range []struct{ name, value string }{
+		{"Priority", m.Priority},
+		{"Severity", m.Severity},
+		{"Type", m.Type},
+		{"Regarding", m.Regarding.String()},
+		{"Request", strings.Trim(m.Namespace+"/"+m.Name, "/")},
+		{"Correlation", m.CorrelationID},
+	} {
+		if value := oneLine(fact.value); value != "" {
+			facts = append(facts, formatted(slackPair(fact.name, value, " ", slackFact)))
+		}
+	}
+	if facts != nil {
+		blocks = append(blocks, slackBlock{Type: "context", Elements: facts})
+	}
+	return blocks
+}
+
+// slackPair is a name and a value, cut to limit units.
+func slackPair(name, value, between string, limit int) string {
+	name = fit(oneLine(name), limit/2, escapeMrkdwn)
+	if name == "" {
+		name = "-"
+	}
+	name = "*" + name + "*" + between
+	return name + fit(strings.TrimSpace(printable(value)), limit-units(name), escapeMrkdwn)
+}
+
+// slackLinkList has a line for each link, as many as there is room for.
+func slackLinkList(links []Link) string {
+	var b strings.Builder
+	const reserved = len("\n_Left out: 16_")
+	left, omitted := slackLinks-reserved, 0
+	for _, l := range links {
+		line := fit(oneLine(strings.TrimSpace(l.Label+" "+l.URL)), slackFact, escapeMrkdwn)
+		if address := safeURL(l.URL); address != "" {
+			line = slackLink(address, oneLine(l.Label), left-1)
+			if !strings.HasPrefix(line, "<") {
+				omitted++
+				continue
+			}
+		}
+		if line == "" {
+			continue
+		}
+		if units(line)+1 > left {
+			omitted++
+			continue
+		}
+		left -= units(line) + 1
+		b.WriteString(line + "\n")
+	}
+	if omitted > 0 {
+		fmt.Fprintf(&b, "_Left out: %d_", omitted)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// length is that of all texts together.
+func length(blocks []slackBlock) (n int) {
+	for _, b := range blocks {
+		if b.Text != nil {
+			n += units(b.Text.Text)
+		}
+		for _, t := range slices.Concat(b.Fields, b.Elements) {
+			n += units(t.Text)
+		}
+	}
+	return n
+}

@@ -1,0 +1,317 @@
+// Package standin has servers that behave as providers of channels do: they have
+// their limits, their words for errors, and their ways to answer.
+package standin
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"unicode/utf16"
+)
+
+// SlackMessage is a message that Slack has taken.
+type SlackMessage struct {
+	Channel  string // its ID
+	Key      string // the ID of the first block
+	Content  []byte // as it came
+	Mentions []string
+}
+
+// Slack takes messages at incoming webhooks, /services/CHANNEL, and at
+// /api/chat.postMessage. It may be used from any goroutine.
+type Slack struct {
+	URL string
+
+	mu       sync.Mutex
+	token    string
+	channels map[string]string // IDs by name
+	answers  []func(w http.ResponseWriter, bot bool)
+	messages []SlackMessage
+}
+
+// NewSlack starts a Slack with the channels #general (C0000000001) and #alerts
+// (C0000000002), which ends with the test.
+func NewSlack(tb testing.TB) *Slack {
+	s := &Slack{token: "xoxb-valid", channels: map[string]string{"general": "C0000000001", "alerts": "C0000000002"}}
+	server := httptest.NewServer(s)
+	tb.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	s.URL = server.URL
+	return s
+}
+
+// SetToken makes a token the only valid one.
+func (s *Slack) SetToken(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.token = token
+}
+
+// Messages returns what was taken so far.
+func (s *Slack) Messages() []SlackMessage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]SlackMessage(nil), s.messages...)
+}
+
+// Refuse has the next requests answered with these words, each once.
+func (s *Slack) Refuse(words ...string) {
+	for _, word := range words {
+		s.answer(func(w http.ResponseWriter, bot bool) { refuse(w, bot, word) })
+	}
+}
+
+// Limit has the next request answered with 429 and what Retry-After says.
+func (s *Slack) Limit(retryAfter string) {
+	s.answer(func(w http.ResponseWriter, bot bool) {
+		w.Header().Set("Retry-After", retryAfter)
+		word := "rate_limited"
+		if bot {
+			word = "ratelimited"
+		}
+		respond(w, bot, http.StatusTooManyRequests, word)
+	})
+}
+
+func (s *Slack) answer(answer func(http.ResponseWriter, bool)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers = append(s.answers, answer)
+}
+
+// ServeHTTP answers one request.
+func (s *Slack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bot := r.URL.Path == "/api/chat.postMessage"
+	if len(s.answers) > 0 {
+		s.answers[0](w, bot)
+		s.answers = s.answers[1:]
+		return
+	}
+	if media, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" ||
+		parameters["charset"] != "" && !strings.EqualFold(parameters["charset"], "utf-8") {
+		refuse(w, bot, "invalid_payload")
+		return
+	}
+	m := SlackMessage{Content: body}
+	word := ""
+	if bot {
+		word = s.authorize(r)
+	} else if m.Channel = s.channel(strings.TrimPrefix(r.URL.Path, "/services/")); m.Channel == "" {
+		word = "no_service"
+	}
+	if word == "" {
+		word = s.take(&m, bot)
+	}
+	if word != "" {
+		refuse(w, bot, word)
+		return
+	}
+	s.messages = append(s.messages, m)
+	if bot {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		fmt.Fprintf(w, `{"ok":true,"channel":%q,"ts":"1503435956.%06d","message":{"type":"message","text":"shortened"}}`, m.Channel, len(s.messages))
+		return
+	}
+	_, _ = io.WriteString(w, "ok")
+}
+
+func (s *Slack) authorize(r *http.Request) string {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	switch {
+	case !ok || token == "":
+		return "not_authed"
+	case token != s.token:
+		return "invalid_auth"
+	}
+	return ""
+}
+
+// channel returns the ID of a channel that is named by it or by its name.
+func (s *Slack) channel(name string) string {
+	name = strings.TrimPrefix(name, "#")
+	for known, id := range s.channels {
+		if name == known || name == id {
+			return id
+		}
+	}
+	return ""
+}
+
+// take reads a message and returns the word for what is wrong with it.
+func (s *Slack) take(m *SlackMessage, bot bool) string {
+	var payload struct {
+		Channel string  `json:"channel"`
+		Text    string  `json:"text"`
+		Blocks  []block `json:"blocks"`
+	}
+	if err := json.Unmarshal(m.Content, &payload); err != nil {
+		if bot {
+			return "invalid_json"
+		}
+		return "invalid_payload"
+	}
+	if bot {
+		if m.Channel = s.channel(payload.Channel); m.Channel == "" {
+			return "channel_not_found"
+		}
+	}
+	if payload.Text == "" && len(payload.Blocks) == 0 {
+		return "no_text"
+	}
+	if characters(payload.Text) > 40000 {
+		return "msg_too_long"
+	}
+	if word := checkBlocks(payload.Blocks); word != "" {
+		return word
+	}
+	if len(payload.Blocks) > 0 {
+		m.Key = payload.Blocks[0].BlockID
+	}
+	m.Mentions = mentions(payload.Text, true)
+	for _, b := range payload.Blocks {
+		for _, t := range b.texts() {
+			if t.Type == "mrkdwn" {
+				m.Mentions = append(m.Mentions, mentions(t.Text, t.Verbatim)...)
+			}
+		}
+	}
+	return ""
+}
+
+type block struct {
+	Type     string      `json:"type"`
+	BlockID  string      `json:"block_id"`
+	Text     *blockText  `json:"text"`
+	Fields   []blockText `json:"fields"`
+	Elements []blockText `json:"elements"`
+}
+
+type blockText struct {
+	Type     string `json:"type"`
+	Text     string `json:"text"`
+	Emoji    *bool  `json:"emoji"`
+	Verbatim bool   `json:"verbatim"`
+}
+
+func (b block) texts() []blockText {
+	all := append(append([]blockText(nil), b.Fields...), b.Elements...)
+	if b.Text != nil {
+		all = append(all, *b.Text)
+	}
+	return all
+}
+
+func checkBlocks(blocks []block) string {
+	if len(blocks) > 50 {
+		return "invalid_blocks"
+	}
+	total := 0
+	ids := map[string]bool{}
+	for _, b := range blocks {
+		longest := 3000
+		switch b.Type {
+		case "header":
+			longest = 150
+			if b.Text == nil || b.Text.Type != "plain_text" || len(b.texts()) != 1 {
+				return "invalid_blocks"
+			}
+		case "section":
+			if b.Text == nil && len(b.Fields) == 0 || len(b.Fields) > 10 || len(b.Elements) > 0 {
+				return "invalid_blocks"
+			}
+			for _, f := range b.Fields {
+				if characters(f.Text) > 2000 {
+					return "invalid_blocks"
+				}
+			}
+		case "context":
+			if len(b.Elements) == 0 || len(b.Elements) > 10 || b.Text != nil || len(b.Fields) > 0 {
+				return "invalid_blocks"
+			}
+		default:
+			return "invalid_blocks"
+		}
+		if len(b.BlockID) > 255 || b.BlockID != "" && ids[b.BlockID] {
+			return "invalid_blocks"
+		}
+		ids[b.BlockID] = true
+		for _, t := range b.texts() {
+			n := characters(t.Text)
+			total += n
+			// Only plain text has emoji, only formatted text verbatim.
+			if n > longest || strings.TrimSpace(t.Text) == "" ||
+				t.Type != "plain_text" && t.Type != "mrkdwn" ||
+				t.Type == "mrkdwn" && t.Emoji != nil || t.Type == "plain_text" && t.Verbatim {
+				return "invalid_blocks"
+			}
+		}
+	}
+	// Where the limit is nobody says. Messages of 11,341 characters were refused.
+	if total > 11000 {
+		return "msg_blocks_too_long"
+	}
+	return ""
+}
+
+func characters(s string) int { return len(utf16.Encode([]rune(s))) }
+
+var (
+	mention = regexp.MustCompile(`<[!@#][^>]*>?`)
+	named   = regexp.MustCompile(`(?:^|\W)(@(?:channel|here|everyone|group)|#[a-z]\w*)`)
+)
+
+// mentions returns what in a formatted text would call somebody or lead elsewhere.
+func mentions(text string, verbatim bool) []string {
+	all := mention.FindAllString(text, -1)
+	if !verbatim {
+		all = append(all, named.FindAllString(text, -1)...)
+	}
+	return all
+}
+
+// statuses of the webhook's words; those of chat.postMessage come with 200.
+var statuses = map[string]int{
+	"invalid_payload": 400, "invalid_blocks": 400, "no_text": 400, "too_many_attachments": 400, "user_not_found": 400,
+	"msg_too_long": 400, "msg_blocks_too_long": 400,
+	"action_prohibited": 403, "posting_to_general_channel_denied": 403, "invalid_token": 403, "team_disabled": 403,
+	"channel_not_found": 404, "no_service": 404, "no_service_id": 404, "no_team": 404, "no_active_hooks": 404,
+	"channel_is_archived": 410, "rollup_error": 500,
+}
+
+func refuse(w http.ResponseWriter, bot bool, word string) {
+	status := http.StatusOK
+	if !bot {
+		status = http.StatusBadRequest
+		if known, ok := statuses[word]; ok {
+			status = known
+		}
+	}
+	respond(w, bot, status, word)
+}
+
+func respond(w http.ResponseWriter, bot bool, status int, word string) {
+	if !bot {
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, word)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `{"ok":false,"error":%q}`, word)
+}
