@@ -6,12 +6,13 @@ import (
 
 // ChannelType says what is behind a channel.
 //
-// +kubebuilder:validation:Enum=Webhook;File
+// +kubebuilder:validation:Enum=Webhook;Slack;File
 type ChannelType string
 
 // Channel types. Console is built in and stands in no NotificationChannel.
 const (
 	ChannelWebhook ChannelType = "Webhook"
+	ChannelSlack   ChannelType = "Slack"
 	ChannelFile    ChannelType = "File"
 	ChannelConsole ChannelType = "Console"
 )
@@ -73,6 +74,32 @@ type WebhookChannel struct {
 	Idempotent *bool `json:"idempotent,omitempty"`
 }
 
+// SlackChannel posts the message to Slack, through an incoming webhook or as a bot.
+// Slack shows twice what is sent twice: a message in doubt is a matter of the
+// request's onAmbiguous.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.webhookURLSecretRef) != has(self.botTokenSecretRef)",message="needs exactly one of webhookURLSecretRef and botTokenSecretRef"
+// +kubebuilder:validation:XValidation:rule="has(self.channel) == has(self.botTokenSecretRef)",message="needs channel where it has botTokenSecretRef, and must not have it otherwise"
+type SlackChannel struct {
+	// webhookURLSecretRef is where the incoming webhook's URL is kept. It is a
+	// credential, and leads to one channel.
+	// +optional
+	WebhookURLSecretRef SecretKeyRef `json:"webhookURLSecretRef,omitzero"`
+
+	// botTokenSecretRef is where a bot's token is kept, xoxb-..., of an app with the
+	// scope chat:write.
+	// +optional
+	BotTokenSecretRef SecretKeyRef `json:"botTokenSecretRef,omitzero"`
+
+	// channel is where the bot posts: a channel's ID, for example C0123456789, or its
+	// name. The bot has to be a member of it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=81
+	// +kubebuilder:validation:XValidation:rule="self.matches('^#?[^#@<>&,|[:space:][:cntrl:]]+$')",message="must be a channel's ID, such as C0123456789, or its name"
+	Channel string `json:"channel,omitempty"`
+}
+
 // FileChannel writes each message as a JSON file of its own.
 type FileChannel struct {
 	// directory is where the files go, beneath a directory of the channel's namespace
@@ -84,7 +111,7 @@ type FileChannel struct {
 	Directory string `json:"directory,omitempty"`
 }
 
-// TLSConfig says whom a webhook trusts and who it is. PEM, in Secrets.
+// TLSConfig says whom a channel trusts and who it is. PEM, in Secrets.
 //
 // +kubebuilder:validation:MinProperties=1
 // +kubebuilder:validation:XValidation:rule="has(self.certSecretRef) == has(self.keySecretRef)",message="needs both certSecretRef and keySecretRef, or neither"
@@ -103,7 +130,7 @@ type TLSConfig struct {
 	KeySecretRef SecretKeyRef `json:"keySecretRef,omitzero"`
 }
 
-// ProxyConfig is an HTTP proxy on the way to a webhook.
+// ProxyConfig is an HTTP proxy on the way to a receiver.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.url) != has(self.urlSecretRef)",message="needs exactly one of url and urlSecretRef"
 type ProxyConfig struct {
@@ -122,16 +149,21 @@ type ProxyConfig struct {
 // NotificationChannelSpec says where messages go and how.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.slack) == (self.type == 'Slack')",message="needs slack where type is Slack, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.file) == (self.type == 'File')",message="needs file where type is File, and must not have it otherwise"
-// +kubebuilder:validation:XValidation:rule="self.type == 'Webhook' || (!has(self.tls) && !has(self.proxy))",message="has tls or proxy, which only the type Webhook uses: remove them"
+// +kubebuilder:validation:XValidation:rule="self.type != 'File' || (!has(self.tls) && !has(self.proxy))",message="has tls or proxy, which the type File does not use: remove them"
 type NotificationChannelSpec struct {
-	// type is Webhook or File. The member of the same name configures it.
+	// type is Webhook, Slack or File. The member of the same name configures it.
 	// +required
 	Type ChannelType `json:"type,omitempty"`
 
 	// webhook configures the type Webhook.
 	// +optional
 	Webhook *WebhookChannel `json:"webhook,omitempty"`
+
+	// slack configures the type Slack.
+	// +optional
+	Slack *SlackChannel `json:"slack,omitempty"`
 
 	// file configures the type File.
 	// +optional
@@ -143,12 +175,12 @@ type NotificationChannelSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) >= duration('100ms') && duration(self) <= duration('2m')",message="must be from 100ms to 2m"
 	Timeout Duration `json:"timeout,omitempty"`
 
-	// tls says whom a webhook trusts and who it is.
+	// tls says whom a channel trusts and who it is. Not for the type File.
 	// +optional
 	TLS TLSConfig `json:"tls,omitzero"`
 
-	// proxy is an HTTP proxy on the way to a webhook. The environment's proxies are
-	// not used.
+	// proxy is an HTTP proxy on the way to the receiver. The environment's proxies
+	// are not used. Not for the type File.
 	// +optional
 	Proxy *ProxyConfig `json:"proxy,omitempty"`
 

@@ -26,7 +26,7 @@ type Channels struct {
 	Reader client.Reader
 	// Secrets reads Secrets from the API server, so that none is kept in memory.
 	Secrets client.Reader
-	// HTTP is the client of all webhooks.
+	// HTTP is the client of all channels over HTTP.
 	HTTP *delivery.HTTP
 	// Console is the sender of the built-in channel.
 	Console delivery.Sender
@@ -138,19 +138,17 @@ func (c *Channels) sender(ctx context.Context, object *v1alpha1.NotificationChan
 		return c.Console, nil
 	case v1alpha1.ChannelFile:
 		return delivery.NewFile(c.FileRoot, filepath.Join(object.Namespace, spec.File.Directory))
+	case v1alpha1.ChannelSlack:
+		return c.slack(&secrets, spec)
 	default:
+		return c.webhook(&secrets, spec)
 	}
-	endpoint := delivery.Endpoint{
-		URL:     secrets.text(spec.Webhook.URL, spec.Webhook.URLSecretRef),
-		Headers: map[string]string{},
-		Timeout: spec.Timeout.Value(),
-		CA:      secrets.value(spec.TLS.CASecretRef),
-		Cert:    secrets.value(spec.TLS.CertSecretRef),
-		Key:     secrets.value(spec.TLS.KeySecretRef),
-	}
-	if spec.Proxy != nil {
-		endpoint.Proxy = secrets.text(spec.Proxy.URL, spec.Proxy.URLSecretRef)
-	}
+}
+
+func (c *Channels) webhook(secrets *secretReader, spec v1alpha1.NotificationChannelSpec) (delivery.Sender, error) {
+	endpoint := secrets.endpoint(spec)
+	endpoint.URL = secrets.text(spec.Webhook.URL, spec.Webhook.URLSecretRef)
+	endpoint.Headers = map[string]string{}
 	for _, h := range spec.Webhook.Headers {
 		endpoint.Headers[h.Name] = secrets.text(h.Value, h.ValueSecretRef)
 	}
@@ -161,6 +159,18 @@ func (c *Channels) sender(ctx context.Context, object *v1alpha1.NotificationChan
 	return delivery.NewWebhook(c.HTTP, config)
 }
 
+func (c *Channels) slack(secrets *secretReader, spec v1alpha1.NotificationChannelSpec) (delivery.Sender, error) {
+	endpoint := secrets.endpoint(spec)
+	endpoint.URL = secrets.text("", spec.Slack.WebhookURLSecretRef)
+	config := delivery.SlackConfig{
+		Endpoint: endpoint, Token: secrets.text("", spec.Slack.BotTokenSecretRef), Channel: spec.Slack.Channel,
+	}
+	if secrets.err != nil {
+		return nil, secrets.err
+	}
+	return delivery.NewSlack(c.HTTP, config)
+}
+
 // secretReader reads the entries of Secrets and keeps the first error.
 type secretReader struct {
 	ctx       context.Context
@@ -168,6 +178,20 @@ type secretReader struct {
 	namespace string
 	secrets   map[string]*corev1.Secret
 	err       error
+}
+
+// endpoint returns what all channels over HTTP have in common.
+func (s *secretReader) endpoint(spec v1alpha1.NotificationChannelSpec) delivery.Endpoint {
+	endpoint := delivery.Endpoint{
+		Timeout: spec.Timeout.Value(),
+		CA:      s.value(spec.TLS.CASecretRef),
+		Cert:    s.value(spec.TLS.CertSecretRef),
+		Key:     s.value(spec.TLS.KeySecretRef),
+	}
+	if spec.Proxy != nil {
+		endpoint.Proxy = s.text(spec.Proxy.URL, spec.Proxy.URLSecretRef)
+	}
+	return endpoint
 }
 
 func (s *secretReader) text(value string, ref v1alpha1.SecretKeyRef) string {
@@ -219,6 +243,9 @@ func secretRefs(object *v1alpha1.NotificationChannel) []v1alpha1.SecretKeyRef {
 		for _, h := range w.Headers {
 			refs = append(refs, h.ValueSecretRef)
 		}
+	}
+	if s := object.Spec.Slack; s != nil {
+		refs = append(refs, s.WebhookURLSecretRef, s.BotTokenSecretRef)
 	}
 	return slices.DeleteFunc(refs, func(r v1alpha1.SecretKeyRef) bool { return r.Name == "" })
 }

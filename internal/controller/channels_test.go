@@ -26,6 +26,7 @@ import (
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/internal/delivery"
+	"kubernaut.ai/notification/test/standin"
 )
 
 // planted is what no error may repeat.
@@ -77,6 +78,18 @@ func secretRef(name, key string) v1alpha1.SecretKeyRef {
 	return v1alpha1.SecretKeyRef{Name: name, Key: key}
 }
 
+// asSlack makes a channel one to Slack, by a webhook.
+func asSlack(c *v1alpha1.NotificationChannel) {
+	c.Spec.Type, c.Spec.Webhook = v1alpha1.ChannelSlack, nil
+	c.Spec.Slack = &v1alpha1.SlackChannel{WebhookURLSecretRef: secretRef("slack", "url")}
+}
+
+// asSlackBot makes it one by a bot.
+func asSlackBot(c *v1alpha1.NotificationChannel) {
+	asSlack(c)
+	c.Spec.Slack = &v1alpha1.SlackChannel{BotTokenSecretRef: secretRef("slack", "token"), Channel: "#alerts"}
+}
+
 func TestLookup(t *testing.T) {
 	asFile := func(c *v1alpha1.NotificationChannel) {
 		c.Spec.Type, c.Spec.Webhook, c.Spec.File = v1alpha1.ChannelFile, nil, v1alpha1.FileChannel{Directory: "team-a"}
@@ -102,6 +115,7 @@ func TestLookup(t *testing.T) {
 		"idempotent webhook":    {channel: newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.Idempotent = new(true) }), kind: v1alpha1.ChannelWebhook, idempotent: true},
 		"webhook that is not":   {channel: newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.Idempotent = new(false) }), kind: v1alpha1.ChannelWebhook},
 		"file":                  {channel: newChannel(asFile), kind: v1alpha1.ChannelFile, idempotent: true},
+		"slack":                 {channel: newChannel(asSlack), kind: v1alpha1.ChannelSlack, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret slack, which does not exist: create it"},
 		"missing":               {reason: "ChannelNotFound", message: "there is no NotificationChannel shop/ops: create it"},
 		"not in that namespace": {channel: newChannel(), namespace: "platform", reason: "ChannelNotFound", message: "there is no NotificationChannel platform/ops: create it"},
 		"not allowed": {
@@ -332,6 +346,26 @@ func TestSenderWritesFilesBeneathTheRoot(t *testing.T) {
 	equal(t, "file", receipt.ExternalID, "shop/team-a/"+message(newRequest(), ops, 1).Key+".json")
 }
 
+func TestSlackIsReachedThroughItsWebhookAndAsABot(t *testing.T) {
+	slack := standin.NewSlack(t)
+	if _, err := sendThrough(t, newChannel(asSlack), newSecret("slack", map[string]string{"url": slack.URL + "/services/alerts\n"})); err != nil {
+		t.Errorf("webhook: %v", err)
+	}
+	// A bot's address is not for the channel to choose: the proxy sees it.
+	var asked string
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.Method + " " + r.Host
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	defer proxy.Close()
+	_, err := sendThrough(t, newChannel(asSlackBot, func(c *v1alpha1.NotificationChannel) {
+		c.Spec.Proxy = &v1alpha1.ProxyConfig{URL: proxy.URL}
+	}), newSecret("slack", map[string]string{"token": planted + "\n"}))
+	equal(t, "reason", delivery.Classify(err).Reason, delivery.ReasonProxyRefused)
+	equal(t, "asked for", asked, "CONNECT slack.com:443")
+	equal(t, "messages", len(slack.Messages()), 1)
+}
+
 func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 	hook := func(change func(*v1alpha1.NotificationChannel)) *v1alpha1.NotificationChannel {
 		return newChannel(change)
@@ -368,12 +402,16 @@ func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 		"no pair":                    {channel: cert, data: map[string]string{"cert": planted, "key": planted}, reason: delivery.ReasonInvalidTLS},
 		"no key":                     {channel: cert, data: map[string]string{"cert": planted}, reason: "SecretKeyNotFound", message: "the Secret hook has no entry key: add it"},
 		"a proxy that is none":       {channel: proxy, data: map[string]string{"proxy": "socks5://" + planted}, reason: delivery.ReasonInvalidProxy},
+		"no bot token":               {channel: newChannel(asSlackBot), data: map[string]string{"url": planted}, reason: "SecretKeyNotFound", message: "the Secret slack has no entry token: add it"},
+		"a blank bot token":          {channel: newChannel(asSlackBot), data: map[string]string{"token": " \n"}, reason: delivery.ReasonInvalidSecret, message: "bot token is empty"},
+		"a bot token of two lines":   {channel: newChannel(asSlackBot), data: map[string]string{"token": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
+		"a workflow of Slack":        {channel: newChannel(asSlack), data: map[string]string{"url": "https://hooks.slack.com/triggers/" + planted}, reason: delivery.ReasonInvalidURL},
 		"only blanks for an address": {channel: fromSecret, data: map[string]string{"url": " \n"}, reason: delivery.ReasonInvalidURL},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var objects []client.Object
 			if !c.none {
-				objects = append(objects, newSecret("hook", c.data))
+				objects = append(objects, newSecret(secretNames(c.channel)[0], c.data))
 			}
 			channels, _ := newChannels(t, objects...)
 			_, err := channels.sender(t.Context(), c.channel)
@@ -418,6 +456,8 @@ func TestEverySecretOfAChannelIsWatched(t *testing.T) {
 		}
 	})
 	equal(t, "secrets", secretNames(object), []string{"ca", "header", "pair", "proxy", "sign", "url"})
+	equal(t, "secrets of a webhook of Slack", secretNames(newChannel(asSlack)), []string{"slack"})
+	equal(t, "secrets of a bot of Slack", secretNames(newChannel(asSlackBot)), []string{"slack"})
 	equal(t, "secrets of a plain channel", secretNames(newChannel()), nil)
 }
 

@@ -76,6 +76,26 @@ spec:
   proxy: {urlSecretRef: {name: s, key: k}}
 `
 
+const validSlackHook = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationChannel
+metadata: {name: valid}
+spec:
+  type: Slack
+  slack: {webhookURLSecretRef: {name: s, key: k}}
+  tls: {caSecretRef: {name: s, key: ca}}
+  proxy: {url: "http://proxy.example.com:3128"}
+`
+
+const validSlackBot = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationChannel
+metadata: {name: valid}
+spec:
+  type: Slack
+  slack: {botTokenSecretRef: {name: s, key: k}, channel: "#alerts"}
+`
+
 const validFile = `
 apiVersion: notification.kubernaut.ai/v1alpha1
 kind: NotificationChannel
@@ -221,7 +241,7 @@ var changes = []refusal{
 const oneAddress = "needs exactly one of url and urlSecretRef"
 
 var webhookRefusals = slices.Concat(
-	word("spec.type", "Webhook", "File"),
+	word("spec.type", "Webhook", "Slack", "File"),
 	text("spec.webhook.url", 8, 2048),
 	secretRef("spec.webhook.signingSecretRef"),
 	text("spec.webhook.headers[0].name", 1, 128),
@@ -254,7 +274,41 @@ var webhookRefusals = slices.Concat(
 		{path: "spec.allowedNamespaces", value: slices.Repeat([]any{"a"}, 65), want: "Too many: 65: must have at most 64 items"},
 		{path: "spec.allowedNamespaces[1]", value: "team", want: `Duplicate value: "team"`},
 		{path: "spec.webhook", at: "spec", want: "needs webhook where type is Webhook, and must not have it otherwise"},
+		{path: "spec.slack", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
 		{path: "spec.file", value: map[string]any{"directory": "d"}, at: "spec", want: "needs file where type is File, and must not have it otherwise"},
+	},
+)
+
+var someKey = map[string]any{"name": "s", "key": "k"}
+
+const (
+	oneCredential = "needs exactly one of webhookURLSecretRef and botTokenSecretRef"
+	withChannel   = "needs channel where it has botTokenSecretRef, and must not have it otherwise"
+	badChannel    = "must be a channel's ID, such as C0123456789, or its name"
+)
+
+var slackHookRefusals = slices.Concat(
+	secretRef("spec.slack.webhookURLSecretRef"),
+	[]refusal{
+		{path: "spec.slack", at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
+		{path: "spec.slack.webhookURLSecretRef", at: "spec.slack", want: oneCredential},
+		{path: "spec.slack.botTokenSecretRef", value: someKey, at: "spec.slack", want: oneCredential},
+		{path: "spec.slack.channel", value: "C0123456789", at: "spec.slack", want: withChannel},
+		{path: "spec.slack.webhookURL", value: "https://hooks.slack.com/services/T/B/x", want: `unknown field "spec.slack.webhookURL"`},
+	},
+)
+
+var slackBotRefusals = slices.Concat(
+	secretRef("spec.slack.botTokenSecretRef"),
+	text("spec.slack.channel", 1, 81),
+	[]refusal{
+		{path: "spec.slack.channel", at: "spec.slack", want: withChannel},
+		{path: "spec.slack.channel", value: "#", want: badChannel},
+		{path: "spec.slack.channel", value: "#a#b", want: badChannel},
+		{path: "spec.slack.channel", value: "@somebody", want: badChannel},
+		{path: "spec.slack.channel", value: "two words", want: badChannel},
+		{path: "spec.slack.channel", value: "<!channel>", want: badChannel},
+		{path: "spec.slack.channel", value: "alerts\n", want: badChannel},
 	},
 )
 
@@ -264,7 +318,7 @@ var fileRefusals = slices.Concat(
 		{path: "spec.file.directory", value: "../up", want: badDirectory},
 		{path: "spec.file.directory", value: "/abs", want: badDirectory},
 		{path: "spec.file", at: "spec", want: "needs file where type is File, and must not have it otherwise"},
-		{path: "spec.tls", value: map[string]any{"caSecretRef": map[string]any{"name": "s", "key": "k"}}, at: "spec", want: "has tls or proxy, which only the type Webhook uses: remove them"},
-		{path: "spec.proxy", value: map[string]any{"url": "http://example.com/"}, at: "spec", want: "has tls or proxy, which only the type Webhook uses: remove them"},
+		{path: "spec.tls", value: map[string]any{"caSecretRef": map[string]any{"name": "s", "key": "k"}}, at: "spec", want: "has tls or proxy, which the type File does not use: remove them"},
+		{path: "spec.proxy", value: map[string]any{"url": "http://example.com/"}, at: "spec", want: "has tls or proxy, which the type File does not use: remove them"},
 	},
 )
