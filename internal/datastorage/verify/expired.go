@@ -115,6 +115,9 @@ func correlationID(line []byte) string {
 func (x *expired) row(row *datastorage.Row, said *expiry, line func() []byte) {
 	if said != nil {
 		said.remains.Append(ledger.LeafHash(line()))
+		if row.Body == nil {
+			x.report.expired++
+		}
 	} else if row.Body == nil {
 		x.report.addEvent(row.LogIndex, row.ID(), "its bytes were deleted: no event says that it has expired")
 	}

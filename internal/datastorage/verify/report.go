@@ -35,6 +35,7 @@ type report struct {
 	root        ledger.Hash
 	verifier    string
 	kept, given int // checkpoints that agree
+	expired     int // events without their bytes, as the log says
 	steps       int // of a clock, backwards
 	step        string
 	progress    *progress
@@ -74,6 +75,9 @@ func (r *report) print(out io.Writer) {
 		}
 		fmt.Fprintf(out, "%s is whole: %d %s from number %d on, in a log with the root %s.\nPublic key: %s\nCheckpoints that agree: %d of the log's own, %d given with --checkpoint.\n",
 			r.source, r.to-r.from, events, r.from, r.root, r.verifier, r.kept, r.given)
+		if r.expired > 0 {
+			fmt.Fprintf(out, "Expired, as the log itself says: %d of the events. Their places and hashes are proven, their bytes are gone.\n", r.expired)
+		}
 		r.printSteps(out)
 		return
 	}
