@@ -26,6 +26,7 @@ const (
 	ReasonSent          = "Sent"
 	ReasonPartiallySent = "PartiallySent"
 	ReasonFailed        = "Failed"
+	ReasonSuppressed    = "Suppressed"
 )
 
 // Reasons of the other conditions.

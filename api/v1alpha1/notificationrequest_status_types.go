@@ -306,6 +306,34 @@ type Cancellation struct {
 	Audit AuditRecord `json:"audit,omitzero"`
 }
 
+// Duplicate names the request that stands for this one, since both have the same
+// dedup.key.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.suppressedTime) == has(self.audit)",message="needs both suppressedTime and audit, or neither"
+type Duplicate struct {
+	// name is the other request's name, in the same namespace.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// uid is the other request's UID.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	UID string `json:"uid,omitempty"`
+
+	// suppressedTime is when the other request was seen to have reached a channel, so
+	// that this one is not sent. Without it this request waits for the other, and is
+	// sent in its place where that reaches none.
+	// +optional
+	SuppressedTime *metav1.MicroTime `json:"suppressedTime,omitempty"`
+
+	// audit is the event that records that this request is not sent.
+	// +optional
+	Audit AuditRecord `json:"audit,omitzero"`
+}
+
 // NotificationRequestStatus says what happened, why, and where the evidence is.
 //
 // +kubebuilder:validation:MinProperties=1
@@ -333,7 +361,11 @@ type NotificationRequestStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Deliveries []Delivery `json:"deliveries,omitempty"`
 
-	// finishedTime is when the last delivery ended.
+	// duplicateOf is the request that stands for this one.
+	// +optional
+	DuplicateOf Duplicate `json:"duplicateOf,omitzero"`
+
+	// finishedTime is when the last delivery ended, or the request was suppressed.
 	// +optional
 	FinishedTime *metav1.MicroTime `json:"finishedTime,omitempty"`
 

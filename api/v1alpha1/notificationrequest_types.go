@@ -123,11 +123,29 @@ type RetryPolicy struct {
 	MaxDelay Duration `json:"maxDelay,omitempty"`
 }
 
+// Dedup says which requests repeat one another.
+type Dedup struct {
+	// key is the same for all requests of a namespace that say the same thing, 1 to
+	// 253 characters, for example disk-full/db-0.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="contains a NUL character: remove it"
+	Key string `json:"key,omitempty"`
+
+	// window is how far apart two requests with the same key may have been created
+	// for the one to stand for the other, from 1s to 24h.
+	// +optional
+	// +default="10m"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="must be from 1s to 24h"
+	Window Duration `json:"window,omitempty"`
+}
+
 // NotificationRequestSpec is the message, where it goes and how hard to try. All
 // of it but suspend is fixed once the request exists, so what was approved is
 // what is sent.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.severity) == has(oldSelf.severity) && has(self.correlationID) == has(oldSelf.correlationID) && has(self.regarding) == has(oldSelf.regarding) && has(self.channels) == has(oldSelf.channels) && has(self.links) == has(oldSelf.links) && has(self.fields) == has(oldSelf.fields) && has(self.notBefore) == has(oldSelf.notBefore) && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished)",message="cannot gain or lose a field, suspend excepted: create a new NotificationRequest instead"
+// +kubebuilder:validation:XValidation:rule="has(self.severity) == has(oldSelf.severity) && has(self.correlationID) == has(oldSelf.correlationID) && has(self.regarding) == has(oldSelf.regarding) && has(self.channels) == has(oldSelf.channels) && has(self.links) == has(oldSelf.links) && has(self.fields) == has(oldSelf.fields) && has(self.notBefore) == has(oldSelf.notBefore) && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && has(self.dedup) == has(oldSelf.dedup)",message="cannot gain or lose a field, suspend excepted: create a new NotificationRequest instead"
 type NotificationRequestSpec struct {
 	// subject is the message's first line, 1 to 500 characters.
 	// +required
@@ -242,8 +260,16 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	NotBefore *metav1.Time `json:"notBefore,omitempty"`
 
+	// dedup lets one request stand for others that say the same thing: where one with
+	// the same key has reached a channel, this one is not sent, and its status says
+	// which one it repeats. While that is not certain it waits.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
+	Dedup Dedup `json:"dedup,omitzero"`
+
 	// ttlSecondsAfterFinished deletes the request this long after it finished and
-	// all its events are recorded. It stays where this is not given.
+	// all its events are recorded, and not before its dedup.window is over. It stays
+	// where this is not given.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=31536000
@@ -272,6 +298,7 @@ type FieldValue string
 // +kubebuilder:selectablefield:JSONPath=`.spec.type`
 // +kubebuilder:selectablefield:JSONPath=`.spec.priority`
 // +kubebuilder:selectablefield:JSONPath=`.spec.correlationID`
+// +kubebuilder:selectablefield:JSONPath=`.spec.dedup.key`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Sent",type=string,JSONPath=`.status.summary.ratio`

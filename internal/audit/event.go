@@ -15,11 +15,12 @@ import (
 
 // Event types of the notification category.
 const (
-	TypeMessageSent      = "notification.message.sent"
-	TypeMessageFailed    = "notification.message.failed"
-	TypeAttemptFailed    = "notification.attempt.failed"
-	TypeAttemptAmbiguous = "notification.attempt.ambiguous"
-	TypeRequestCancelled = "notification.request.cancelled"
+	TypeMessageSent       = "notification.message.sent"
+	TypeMessageFailed     = "notification.message.failed"
+	TypeAttemptFailed     = "notification.attempt.failed"
+	TypeAttemptAmbiguous  = "notification.attempt.ambiguous"
+	TypeRequestCancelled  = "notification.request.cancelled"
+	TypeMessageSuppressed = "notification.message.suppressed"
 )
 
 // Outcomes of an event.

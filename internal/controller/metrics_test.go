@@ -42,6 +42,7 @@ notification_requests{status="Pending"} 3
 notification_requests{status="Retrying"} 0
 notification_requests{status="Sending"} 0
 notification_requests{status="Sent"} 2
+notification_requests{status="Suppressed"} 0
 notification_requests{status="Suspended"} 0
 # HELP notification_requests_audit_pending Requests with events that are not recorded in DataStorage yet.
 # TYPE notification_requests_audit_pending gauge

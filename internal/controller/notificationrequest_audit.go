@@ -33,6 +33,9 @@ type eventData struct {
 	Metadata          map[string]string `json:"metadata"`
 	ErrorType         string            `json:"error_type,omitempty"`
 	Error             string            `json:"error,omitempty"`
+	DedupKey          string            `json:"dedup_key,omitempty"`
+	DuplicateOf       string            `json:"duplicate_of,omitempty"`
+	DuplicateOfUID    string            `json:"duplicate_of_uid,omitempty"`
 }
 
 // records calls f for each audit record in a status.
@@ -48,6 +51,9 @@ func records(status *v1alpha1.NotificationRequestStatus, f func(*v1alpha1.AuditR
 	}
 	if status.Cancellation.Time != nil {
 		f(&status.Cancellation.Audit)
+	}
+	if status.DuplicateOf.SuppressedTime != nil {
+		f(&status.DuplicateOf.Audit)
 	}
 }
 
@@ -108,6 +114,12 @@ func eventsIn(state v1alpha1.AuditState, nr *v1alpha1.NotificationRequest, inclu
 			EventType: audit.TypeRequestCancelled, EventTimestamp: c.Time.UTC(),
 			EventAction: "cancelled", EventOutcome: audit.OutcomeSuccess,
 		}, eventData{})
+	}
+	if o := nr.Status.DuplicateOf; o.SuppressedTime != nil {
+		b.add(o.Audit, audit.Event{
+			EventType: audit.TypeMessageSuppressed, EventTimestamp: o.SuppressedTime.UTC(),
+			EventAction: "suppressed", EventOutcome: audit.OutcomeSuccess,
+		}, eventData{DedupKey: nr.Spec.Dedup.Key, DuplicateOf: o.Name, DuplicateOfUID: o.UID})
 	}
 	return b.events
 }

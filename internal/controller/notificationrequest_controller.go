@@ -56,6 +56,7 @@ type NotificationRequestReconciler struct {
 	Health      *ChannelHealth
 
 	wake     waker
+	dedup    dedup
 	sends    *sends
 	hold     *hold
 	receipts receipts
@@ -122,6 +123,11 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	}
 	known, objects := r.Channels.lookup(ctx, nr)
 	base := nr.DeepCopy()
+	decided, err := r.deduplicate(ctx, nr, time.Now())
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	defer decided()
 	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
 	d := p.plan(nr)
 	p.unsent = nil // taken back once, an attempt may begin again
@@ -142,6 +148,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	r.receipts.forget(key, p.receipts)
 	r.start(ctx, nr, begun)
 	r.publish(nr, &base.Status)
+	r.wakeDuplicates(nr, &base.Status)
 	if len(d.spent) > 0 {
 		// What status follows from it is written, so it may go.
 		if err := r.patch(ctx, nr, func() { dropResolutions(nr, d.spent) }); err != nil {
@@ -210,7 +217,11 @@ func (r *NotificationRequestReconciler) expire(ctx context.Context, nr *v1alpha1
 	if nr.DeletionTimestamp != nil || nr.Spec.TTLSecondsAfterFinished == nil {
 		return ctrl.Result{}, nil
 	}
-	left := time.Until(nr.Status.FinishedTime.Add(time.Duration(*nr.Spec.TTLSecondsAfterFinished) * time.Second))
+	end := nr.Status.FinishedTime.Add(time.Duration(*nr.Spec.TTLSecondsAfterFinished) * time.Second)
+	if stands := nr.CreationTimestamp.Add(nr.Spec.Dedup.Window.Value()); len(nr.Status.Deliveries) > 0 && stands.After(end) {
+		end = stands
+	}
+	left := time.Until(end)
 	if left > 0 {
 		return ctrl.Result{RequeueAfter: left}, nil
 	}

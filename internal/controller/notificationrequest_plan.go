@@ -93,6 +93,13 @@ type decision struct {
 // plan brings nr's status up to date with what is known, time included, and says
 // what is to be done next. It has no effect but on nr.Status.
 func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
+	if waits(nr, p.now) {
+		look := deadlineOf(nr)
+		if soon := p.now.Add(originalRecheck); soon.Before(look) {
+			look = soon
+		}
+		return decision{wait: max(look.Sub(p.now), time.Millisecond)}
+	}
 	ensureDeliveries(nr)
 	applyReceipts(&nr.Status, p.receipts)
 	for i := range nr.Status.Deliveries {
@@ -200,7 +207,7 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 
 // ensureDeliveries gives each channel of the spec its delivery.
 func ensureDeliveries(nr *v1alpha1.NotificationRequest) {
-	if len(nr.Status.Deliveries) > 0 {
+	if len(nr.Status.Deliveries) > 0 || nr.Status.DuplicateOf.SuppressedTime != nil {
 		return
 	}
 	for _, ref := range channelRefs(nr) {
@@ -221,7 +228,7 @@ func finish(nr *v1alpha1.NotificationRequest) {
 	if nr.Status.FinishedTime != nil {
 		return
 	}
-	var last *metav1.MicroTime
+	last := nr.Status.DuplicateOf.SuppressedTime
 	for _, d := range nr.Status.Deliveries {
 		if !d.State.Final() {
 			return

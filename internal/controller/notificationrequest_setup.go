@@ -31,6 +31,10 @@ import (
 const (
 	// waitingIndex finds the requests that are not finished by their channels.
 	waitingIndex = "waiting-for-channel"
+	// originalIndex finds the requests that are or were sent by their dedup.key. The
+	// API server has a selectable field of the same name, since a client without a
+	// cache asks it.
+	originalIndex = "spec.dedup.key"
 	// secretIndex finds channels by the Secrets that they name.
 	secretIndex = "secret"
 	// forever is how long the gate may stay closed before the manager gives up.
@@ -144,6 +148,15 @@ func indexFields(mgr ctrl.Manager) error {
 		return keys
 	}); err != nil {
 		return fmt.Errorf("index requests by channel: %w", err)
+	}
+	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, originalIndex, func(o client.Object) []string {
+		nr := o.(*v1alpha1.NotificationRequest)
+		if nr.Spec.Dedup.Key == "" || len(nr.Status.Deliveries) == 0 {
+			return nil
+		}
+		return []string{nr.Spec.Dedup.Key}
+	}); err != nil {
+		return fmt.Errorf("index requests by dedup key: %w", err)
 	}
 	if err := indexer.IndexField(ctx, &v1alpha1.NotificationChannel{}, secretIndex, func(o client.Object) []string {
 		return secretNames(o.(*v1alpha1.NotificationChannel))

@@ -65,7 +65,7 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 		}
 		meta.SetStatusCondition(&nr.Status.Conditions, c)
 	}
-	set(v1alpha1.ConditionReady, ready == v1alpha1.ReasonSent, ready, message)
+	set(v1alpha1.ConditionReady, ready == v1alpha1.ReasonSent || ready == v1alpha1.ReasonSuppressed, ready, message)
 	set(v1alpha1.ConditionDelivered, ready == v1alpha1.ReasonSent, ready, message)
 
 	audit, auditMessage := auditedness(nr)
@@ -92,6 +92,8 @@ func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message
 	s := nr.Status.Summary
 	if nr.Status.FinishedTime != nil {
 		switch {
+		case nr.Status.DuplicateOf.SuppressedTime != nil:
+			return v1alpha1.ReasonSuppressed, fmt.Sprintf("not sent: the request %s, with the same dedup.key, has reached a channel", nr.Status.DuplicateOf.Name)
 		case *s.Failed == 0:
 			return v1alpha1.ReasonSent, fmt.Sprintf("%s accepted the message", count(*s.Total, "channel"))
 		case *s.Sent == 0:
@@ -111,6 +113,8 @@ func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message
 		return v1alpha1.ReasonSending, message
 	case isTrue(nr.Spec.Suspend):
 		return v1alpha1.ReasonSuspended, "suspend is set: " + message
+	case waits(nr, now):
+		return v1alpha1.ReasonPending, fmt.Sprintf("waits for the request %s, which has the same dedup.key: this one is sent where that one reaches no channel", nr.Status.DuplicateOf.Name)
 	case is(v1alpha1.DeliveryRetrying):
 		return v1alpha1.ReasonRetrying, message
 	case nr.Spec.NotBefore != nil && now.Before(nr.Spec.NotBefore.Time):
@@ -156,7 +160,7 @@ func auditedness(nr *v1alpha1.NotificationRequest) (reason, message string) {
 func stalled(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message string) {
 	if nr.Status.FinishedTime != nil {
 		reason, message := readiness(nr, now)
-		if reason == v1alpha1.ReasonSent {
+		if reason == v1alpha1.ReasonSent || reason == v1alpha1.ReasonSuppressed {
 			return "", ""
 		}
 		return reason, message
@@ -231,7 +235,11 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 		warn("AuditRejected", "Audit", "DataStorage rejected %s, one of them: %s; they stay in the dead-letter queue and are offered again %s and after a restart",
 			count(n, "event"), reasons[0], offers)
 	}
-	if after.FinishedTime != nil && before.FinishedTime == nil && *after.Summary.Failed == 0 {
+	switch {
+	case after.FinishedTime == nil || before.FinishedTime != nil || *after.Summary.Failed > 0:
+	case after.DuplicateOf.SuppressedTime != nil:
+		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonSuppressed, "Deliver", "not sent: it repeats the request " + after.DuplicateOf.Name})
+	default:
 		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Total, "channel") + " accepted the message"})
 	}
 	return all

@@ -45,6 +45,7 @@ spec:
   onAmbiguous: Hold
   notBefore: "2026-01-01T00:00:00Z"
   ttlSecondsAfterFinished: 60
+  dedup: {key: disk-full/node-1, window: 5m}
   suspend: true
 `
 
@@ -176,6 +177,8 @@ var requestRefusals = slices.Concat(
 	text("spec.links[0].url", 8, 2048),
 	duration("spec.retry.initialDelay", "0s", "24h1ms", "must be more than 0 and at most 24h"),
 	duration("spec.retry.maxDelay", "0s", "24h1ms", "must be more than 0 and at most 24h"),
+	text("spec.dedup.key", 1, 253),
+	duration("spec.dedup.window", "999ms", "24h1ms", "must be from 1s to 24h"),
 	duration("spec.deadline", "0s", "720h1ms", "must be more than 0 and at most 720h"),
 	number("spec.retry.maxAttempts", 1, 20),
 	number("spec.ttlSecondsAfterFinished", 0, 31536000),
@@ -186,6 +189,7 @@ var requestRefusals = slices.Concat(
 		{path: "spec.body", value: "a\x00b", want: "contains a NUL character: remove it"},
 		{path: "spec.severity", value: "a\x00b", want: "contains a NUL character: remove it"},
 		{path: "spec.correlationID", value: "a\x00b", want: "contains a NUL character: remove it"},
+		{path: "spec.dedup.key", value: "a\x00b", want: "contains a NUL character: remove it"},
 		{path: "spec.channels[0].name", value: "a\x00b", want: "should match"},
 		{path: "spec.channels[0].name", value: "Team A", want: "should match '^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'"},
 		{path: "spec.fields.node", value: "a\x00b", at: "spec.fields[node]", want: "contains a NUL character: remove it"},
@@ -224,6 +228,8 @@ var changes = []refusal{
 	{path: "spec.onAmbiguous", value: "Retry", want: fixed},
 	{path: "spec.notBefore", value: "2026-01-02T00:00:00Z", want: fixed},
 	{path: "spec.ttlSecondsAfterFinished", value: int64(61), want: fixed},
+	{path: "spec.dedup.key", value: "other", at: "spec.dedup", want: fixed},
+	{path: "spec.dedup", at: "spec", want: gained},
 	{path: "spec.severity", at: "spec", want: gained},
 	{path: "spec.correlationID", at: "spec", want: gained},
 	{path: "spec.regarding", at: "spec", want: gained},

@@ -1,0 +1,151 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+)
+
+// originalRecheck is when a request looks again at the one that it waits for. That
+// wakes it, so this matters only where it vanished.
+const originalRecheck = 5 * time.Minute
+
+// dedupGroup are the requests that repeat one another.
+type dedupGroup struct{ namespace, key string }
+
+func groupOf(nr *v1alpha1.NotificationRequest) dedupGroup {
+	return dedupGroup{nr.Namespace, nr.Spec.Dedup.Key}
+}
+
+// dedup lets one request at a time decide to be the one of its group that is sent,
+// and keeps those that are to be looked at again when it has, or has not. After a
+// restart all are looked at.
+type dedup struct {
+	locks [64]sync.Mutex // of a group and whatever others have the same
+
+	mu      sync.Mutex
+	waiting map[dedupGroup]map[string]bool // names
+}
+
+var dedupSeed = maphash.MakeSeed()
+
+func (d *dedup) lock(group dedupGroup) *sync.Mutex {
+	mutex := &d.locks[maphash.Comparable(dedupSeed, group)%uint64(len(d.locks))]
+	mutex.Lock()
+	return mutex
+}
+
+func (d *dedup) wait(group dedupGroup, name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.waiting == nil {
+		d.waiting = map[dedupGroup]map[string]bool{}
+	}
+	if d.waiting[group] == nil {
+		d.waiting[group] = map[string]bool{}
+	}
+	d.waiting[group][name] = true
+}
+
+// take returns the names that wait and forgets them: whoever still has to wait
+// does so anew when it is looked at.
+func (d *dedup) take(group dedupGroup) map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	names := d.waiting[group]
+	delete(d.waiting, group)
+	return names
+}
+
+// undecided reports whether it is still to be found out if nr repeats another
+// request. What was begun is ended, and what its deadline or its deletion ends is
+// told as any other request that was not sent.
+func undecided(nr *v1alpha1.NotificationRequest, now time.Time) bool {
+	return nr.Spec.Dedup.Key != "" && len(nr.Status.Deliveries) == 0 && nr.Status.DuplicateOf.SuppressedTime == nil &&
+		nr.DeletionTimestamp == nil && now.Before(deadlineOf(nr))
+}
+
+// waits reports whether nr is held back by a request with the same dedup.key.
+func waits(nr *v1alpha1.NotificationRequest, now time.Time) bool {
+	return nr.Status.DuplicateOf.Name != "" && undecided(nr, now)
+}
+
+// deduplicate says in nr's status which request it repeats, if any. Where there is
+// none, no other of its group takes its place until decided is called, once status
+// is written.
+func (r *NotificationRequestReconciler) deduplicate(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) (decided func(), err error) {
+	decided = func() {}
+	if !undecided(nr, now) {
+		return decided, nil
+	}
+	// It waits before it looks: what is decided after that wakes it.
+	r.dedup.wait(groupOf(nr), nr.Name)
+	if err := r.findOriginal(ctx, nr, now); err != nil || nr.Status.DuplicateOf.Name != "" {
+		return decided, err
+	}
+	mutex := r.dedup.lock(groupOf(nr))
+	if err := r.findOriginal(ctx, nr, now); err != nil || nr.Status.DuplicateOf.Name != "" {
+		mutex.Unlock()
+		return decided, err
+	}
+	return mutex.Unlock, nil
+}
+
+func (r *NotificationRequestReconciler) findOriginal(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) error {
+	var list v1alpha1.NotificationRequestList
+	err := r.Client.List(ctx, &list, client.InNamespace(nr.Namespace), client.MatchingFields{originalIndex: nr.Spec.Dedup.Key}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return fmt.Errorf("list requests with the same dedup key: %w", err)
+	}
+	nr.Status.DuplicateOf = duplicateOf(nr, list.Items, now)
+	return nil
+}
+
+// duplicateOf returns the request that stands for nr among those with the same
+// dedup.key: one that has reached a channel, or else one that may yet, zero where
+// there is neither. One that was never begun stands for nobody.
+func duplicateOf(nr *v1alpha1.NotificationRequest, others []v1alpha1.NotificationRequest, now time.Time) (found v1alpha1.Duplicate) {
+	for i := range others {
+		other := &others[i]
+		apart := nr.CreationTimestamp.Sub(other.CreationTimestamp.Time).Abs()
+		if other.UID == nr.UID || len(other.Status.Deliveries) == 0 || apart > nr.Spec.Dedup.Window.Value() {
+			continue
+		}
+		if reached(&other.Status) {
+			return v1alpha1.Duplicate{
+				Name: other.Name, UID: string(other.UID), SuppressedTime: micro(now),
+				Audit: pending(audit.TypeMessageSuppressed, string(nr.UID)),
+			}
+		}
+		if other.Status.FinishedTime == nil {
+			found = v1alpha1.Duplicate{Name: other.Name, UID: string(other.UID)}
+		}
+	}
+	return found
+}
+
+// reached reports whether a channel has accepted the message.
+func reached(status *v1alpha1.NotificationRequestStatus) bool {
+	return slices.ContainsFunc(status.Deliveries, func(d v1alpha1.Delivery) bool { return d.State == v1alpha1.DeliverySent })
+}
+
+// wakeDuplicates has the requests that wait for nr looked at where the status just
+// written says for the first time that they need not wait.
+func (r *NotificationRequestReconciler) wakeDuplicates(nr *v1alpha1.NotificationRequest, before *v1alpha1.NotificationRequestStatus) {
+	settles := reached(&nr.Status) && !reached(before) || nr.Status.FinishedTime != nil && before.FinishedTime == nil
+	if nr.Spec.Dedup.Key == "" || len(nr.Status.Deliveries) == 0 || !settles {
+		return
+	}
+	for name := range r.dedup.take(groupOf(nr)) {
+		r.wake.request(types.NamespacedName{Namespace: nr.Namespace, Name: name})
+	}
+}

@@ -1,0 +1,83 @@
+package controller
+
+import (
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+)
+
+func TestARequestStandsForThoseThatRepeatItOnceItHasReachedAChannel(t *testing.T) {
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	const sent, failed, retrying = v1alpha1.DeliverySent, v1alpha1.DeliveryFailed, v1alpha1.DeliveryRetrying
+	other := func(name string, before time.Duration, states ...v1alpha1.DeliveryState) v1alpha1.NotificationRequest {
+		nr := v1alpha1.NotificationRequest{ObjectMeta: metav1.ObjectMeta{
+			Name: name, UID: types.UID("uid-of-" + name), CreationTimestamp: metav1.NewTime(now.Add(-before)),
+		}}
+		final := len(states) > 0
+		for _, s := range states {
+			nr.Status.Deliveries = append(nr.Status.Deliveries, v1alpha1.Delivery{State: s})
+			final = final && s.Final()
+		}
+		if final {
+			nr.Status.FinishedTime = micro(now)
+		}
+		return nr
+	}
+	suppressed := v1alpha1.Duplicate{Name: "a", UID: "uid-of-a", SuppressedTime: micro(now), Audit: pending(audit.TypeMessageSuppressed, "uid-of-nr")}
+	waits := v1alpha1.Duplicate{Name: "a", UID: "uid-of-a"}
+	for name, tt := range map[string]struct {
+		others []v1alpha1.NotificationRequest
+		want   v1alpha1.Duplicate
+	}{
+		"none":                            {},
+		"itself":                          {others: []v1alpha1.NotificationRequest{other("nr", 0, sent)}},
+		"not begun":                       {others: []v1alpha1.NotificationRequest{other("a", time.Minute)}},
+		"sent":                            {others: []v1alpha1.NotificationRequest{other("a", time.Minute, sent)}, want: suppressed},
+		"sent, created a moment later":    {others: []v1alpha1.NotificationRequest{other("a", -time.Second, sent)}, want: suppressed},
+		"sent at the window's edge":       {others: []v1alpha1.NotificationRequest{other("a", 10*time.Minute, sent)}, want: suppressed},
+		"sent before the window":          {others: []v1alpha1.NotificationRequest{other("a", 10*time.Minute+time.Second, sent)}},
+		"sent to one channel of two":      {others: []v1alpha1.NotificationRequest{other("a", time.Minute, retrying, sent)}, want: suppressed},
+		"failed on one channel of two":    {others: []v1alpha1.NotificationRequest{other("a", time.Minute, failed, sent)}, want: suppressed},
+		"failed":                          {others: []v1alpha1.NotificationRequest{other("a", time.Minute, failed)}},
+		"may yet be sent":                 {others: []v1alpha1.NotificationRequest{other("a", time.Minute, failed, retrying)}, want: waits},
+		"one is sent and one may be sent": {others: []v1alpha1.NotificationRequest{other("b", 0, retrying), other("a", 0, sent), other("c", 0, retrying)}, want: suppressed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nr := other("nr", 0)
+			nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"}
+			equal(t, "stands for it", duplicateOf(&nr, tt.others, now), tt.want)
+		})
+	}
+}
+
+func TestWhatEndsAWaitingRequestIsToldAsOfAnyOther(t *testing.T) {
+	now := time.Now().Truncate(time.Second)
+	for name, change := range map[string]func(*v1alpha1.NotificationRequest){
+		"deadline": func(nr *v1alpha1.NotificationRequest) {
+			nr.CreationTimestamp = metav1.NewTime(now.Add(-25 * time.Hour))
+		},
+		"deletion": func(nr *v1alpha1.NotificationRequest) { nr.DeletionTimestamp = new(metav1.NewTime(now)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			nr := newRequest()
+			nr.CreationTimestamp = metav1.NewTime(now)
+			nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "24h"}
+			nr.Status.DuplicateOf = v1alpha1.Duplicate{Name: "a", UID: "uid-of-a"}
+			p := planner{now: now, jitter: jitter}
+			equal(t, "looks again", p.plan(nr).wait, originalRecheck)
+			equal(t, "deliveries while it waits", len(nr.Status.Deliveries), 0)
+			change(nr)
+			p.plan(nr)
+			equal(t, "finished", nr.Status.FinishedTime != nil, true)
+			equal(t, "deliveries", len(nr.Status.Deliveries), len(channelRefs(nr)))
+			for _, d := range nr.Status.Deliveries {
+				equal(t, d.Channel, d.Audit.State, v1alpha1.AuditPending)
+			}
+		})
+	}
+}
