@@ -5,7 +5,7 @@ import "time"
 // Condition types. A condition that is not listed in an object's status is False.
 const (
 	// ConditionReady says whether every channel has accepted the message (a request)
-	// or the channel can be used.
+	// or the channel or the route can be used.
 	ConditionReady = "Ready"
 	// ConditionReconciling is True while the controller is still at work.
 	ConditionReconciling = "Reconciling"
@@ -13,6 +13,8 @@ const (
 	ConditionStalled = "Stalled"
 	// ConditionDelivered is a request's Ready, by the name that goes with Audited.
 	ConditionDelivered = "Delivered"
+	// ConditionRouted says how a request got its channels. It is True once it has them.
+	ConditionRouted = "Routed"
 	// ConditionAudited is True once DataStorage holds every event of a finished request.
 	ConditionAudited = "Audited"
 )
@@ -39,6 +41,22 @@ const (
 	ReasonChannelNotFound     = "ChannelNotFound"
 	ReasonNamespaceNotAllowed = "NamespaceNotAllowed"
 	ReasonCancelled           = "Cancelled"
+	ReasonQuietHours          = "QuietHours"
+)
+
+// Reasons of a NotificationRequest's Routed condition.
+const (
+	ReasonChannelsGiven  = "ChannelsGiven"
+	ReasonRouteMatched   = "RouteMatched"
+	ReasonNoRouteMatched = "NoRouteMatched"
+)
+
+// Reasons of a NotificationRoute's Ready condition.
+const (
+	ReasonRouteValid      = "RouteValid"
+	ReasonInvalidPattern  = "InvalidPattern"
+	ReasonInvalidTimeZone = "InvalidTimeZone"
+	ReasonAlwaysQuiet     = "AlwaysQuiet"
 )
 
 const (

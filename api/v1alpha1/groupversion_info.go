@@ -18,6 +18,7 @@ var (
 		s.AddKnownTypes(SchemeGroupVersion,
 			&NotificationRequest{}, &NotificationRequestList{},
 			&NotificationChannel{}, &NotificationChannelList{},
+			&NotificationRoute{}, &NotificationRouteList{},
 		)
 		metav1.AddToGroupVersion(s, SchemeGroupVersion)
 		return nil

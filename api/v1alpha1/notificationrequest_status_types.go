@@ -261,6 +261,51 @@ type Delivery struct {
 	Audit AuditRecord `json:"audit,omitzero"`
 }
 
+// RouteReference names a NotificationRoute as it was at one time.
+type RouteReference struct {
+	// name is the route's name, in the request's namespace.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// uid tells the route from another one that has its name later.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	UID string `json:"uid,omitempty"`
+
+	// generation is the generation of the route's spec that was used.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	Generation int64 `json:"generation,omitempty"`
+}
+
+// RoutedChannel is a channel that a request goes to without naming it.
+type RoutedChannel struct {
+	// name is the channel's name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// namespace is where the NotificationChannel lives; the request's own where it
+	// is not given.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace,omitempty"`
+
+	// route is the first NotificationRoute that leads to the channel. No route does
+	// to console where none matched.
+	// +optional
+	Route RouteReference `json:"route,omitzero"`
+
+	// quietUntil is the end of the route's quiet hours, where they hold the message.
+	// +optional
+	QuietUntil *metav1.Time `json:"quietUntil,omitempty"`
+}
+
 // Summary counts the deliveries of a request.
 type Summary struct {
 	// total is the number of channels.
@@ -338,7 +383,7 @@ type Duplicate struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type NotificationRequestStatus struct {
-	// conditions are Ready, Reconciling, Stalled, Delivered and Audited.
+	// conditions are Ready, Reconciling, Stalled, Routed, Delivered and Audited.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -349,6 +394,15 @@ type NotificationRequestStatus struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// routedChannels are the channels of a request that names none, as the
+	// NotificationRoutes said when the controller first saw it. They stay as they are,
+	// whatever becomes of the routes.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	RoutedChannels []RoutedChannel `json:"routedChannels,omitempty"`
 
 	// summary counts the deliveries.
 	// +optional

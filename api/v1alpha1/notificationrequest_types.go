@@ -205,8 +205,9 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Regarding ObjectReference `json:"regarding,omitzero"`
 
-	// channels says where the message goes, up to 16 channels. The channel console
-	// is used where none is given.
+	// channels says where the message goes, up to 16 channels. Where none is given
+	// the NotificationRoutes of the namespace say it, and where none of them matches
+	// the channel console is used.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -236,8 +237,9 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Retry RetryPolicy `json:"retry,omitzero"`
 
-	// deadline is the whole time a message has, from its creation or from notBefore,
-	// up to 720h. What is not sent by then has failed. It runs on while suspended.
+	// deadline is the whole time a message has, from its creation, from notBefore or
+	// from the end of a route's quiet hours, up to 720h. What is not sent by then has
+	// failed. It runs on while suspended.
 	// +optional
 	// +default="24h"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
