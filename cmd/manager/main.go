@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // routes have time zones, and an image need not
 
 	"kubernaut.ai/notification/internal/manager"
 )

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -400,8 +401,8 @@ func TestARejectedEventIsToldAndRecordedLaterThoughTheRequestHasFinished(t *test
 	nr = b.stored()
 	equal(t, "state", nr.Status.Deliveries[0].Audit.State, v1alpha1.AuditRecorded)
 	equal(t, "message", nr.Status.Deliveries[0].Audit.Message, "")
-	equal(t, "audited", nr.Status.Conditions[2].Status, metav1.ConditionTrue)
-	equal(t, "conditions", len(nr.Status.Conditions), 3)
+	equal(t, "audited", meta.IsStatusConditionTrue(nr.Status.Conditions, v1alpha1.ConditionAudited), true)
+	equal(t, "conditions", len(nr.Status.Conditions), 4)
 	equal(t, "told", b.told(), nil)
 	equal(t, "handed over", len(b.recorded), 0)
 	equal(t, "kept", len(b.receipts.m)+len(b.receipts.offered), 0)

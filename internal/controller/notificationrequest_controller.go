@@ -43,7 +43,9 @@ const (
 type NotificationRequestReconciler struct {
 	Client   client.Client
 	Channels *Channels
-	Events   events.EventRecorder
+	// Routes reads NotificationRoutes, from the API server.
+	Routes client.Reader
+	Events events.EventRecorder
 	// Record hands an event to the audit store. Where it fails, the event stays
 	// pending in status and the request comes back.
 	Record func(audit.Event) error
@@ -121,13 +123,16 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 			return r.conclude(ctx, nr, 0)
 		}
 	}
-	known, objects := r.Channels.lookup(ctx, nr)
 	base := nr.DeepCopy()
 	decided, err := r.deduplicate(ctx, nr, time.Now())
 	if err != nil {
 		return ctrl.Result{}, err
 	}
 	defer decided()
+	if err := r.route(ctx, nr, time.Now()); err != nil {
+		return ctrl.Result{}, err
+	}
+	known, objects := r.Channels.lookup(ctx, nr)
 	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
 	d := p.plan(nr)
 	p.unsent = nil // taken back once, an attempt may begin again

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -84,7 +85,7 @@ func newBench(t *testing.T, nr *v1alpha1.NotificationRequest, objects ...client.
 		return delivery.Receipt{Digest: "sha256:" + strings.Repeat("0", 64)}, b.console
 	})
 	b.NotificationRequestReconciler = &NotificationRequestReconciler{
-		Client: counted, Channels: channels, Events: b.recorder, Health: &ChannelHealth{},
+		Client: counted, Channels: channels, Routes: b.cluster, Events: b.recorder, Health: &ChannelHealth{},
 		Metrics: NewMetrics(prometheus.NewRegistry()),
 		Record: func(e audit.Event) error {
 			if b.refuse == nil {
@@ -206,7 +207,7 @@ func TestConsoleRequestTakesFourWrites(t *testing.T) {
 	b.acknowledge()
 	equal(t, "looked at again", b.mustLook(), time.Duration(0))
 	nr = b.stored()
-	equal(t, "audited", nr.Status.Conditions[2].Status, metav1.ConditionTrue)
+	equal(t, "audited", meta.IsStatusConditionTrue(nr.Status.Conditions, v1alpha1.ConditionAudited), true)
 	equal(t, "finalizers", nr.Finalizers, nil)
 	equal(t, "printed", len(b.printed), 1)
 	equal(t, "writes", b.writes.Load(), int32(4))
@@ -616,7 +617,7 @@ func TestNoAttemptBeginsWhileItCouldNotBeRecorded(t *testing.T) {
 	}
 	const why = "nothing is sent while DataStorage cannot record it: connection refused"
 	equal(t, "status", read(nr)[1:strings.Index(read(nr), "\nDelivered")],
-		"Ready=False Pending: sent to 0 of 2 channels; ops: AuditOutage: "+why+"; console: AuditOutage: "+why)
+		"Routed=True ChannelsGiven: the request names its channels\nReady=False Pending: sent to 0 of 2 channels; ops: AuditOutage: "+why+"; console: AuditOutage: "+why)
 	equal(t, "told", b.told(), []string{"Warning DeliveryDelayed ops: AuditOutage: " + why, "Warning DeliveryDelayed console: AuditOutage: " + why})
 	equal(t, "places taken", len(b.sends.slots), 0)
 	b.mustLook()

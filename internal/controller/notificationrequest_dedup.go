@@ -71,7 +71,7 @@ func (d *dedup) take(group dedupGroup) map[string]bool {
 // told as any other request that was not sent.
 func undecided(nr *v1alpha1.NotificationRequest, now time.Time) bool {
 	return nr.Spec.Dedup.Key != "" && len(nr.Status.Deliveries) == 0 && nr.Status.DuplicateOf.SuppressedTime == nil &&
-		nr.DeletionTimestamp == nil && now.Before(deadlineOf(nr))
+		nr.DeletionTimestamp == nil && now.Before(deadlineOf(nr, ""))
 }
 
 // waits reports whether nr is held back by a request with the same dedup.key.

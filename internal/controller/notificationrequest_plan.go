@@ -94,7 +94,7 @@ type decision struct {
 // what is to be done next. It has no effect but on nr.Status.
 func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
 	if waits(nr, p.now) {
-		look := deadlineOf(nr)
+		look := deadlineOf(nr, "")
 		if soon := p.now.Add(originalRecheck); soon.Before(look) {
 			look = soon
 		}
@@ -147,7 +147,7 @@ func (p *planner) planDelivery(nr *v1alpha1.NotificationRequest, dl *v1alpha1.De
 			Message: "the controller stopped during the attempt, so nobody knows whether the channel accepted the message",
 		}, p.now)
 	}
-	deadline := deadlineOf(nr)
+	deadline := deadlineOf(nr, dl.Channel)
 	switch {
 	case dl.State.Final():
 	case nr.DeletionTimestamp != nil:
@@ -181,10 +181,14 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 		// What was in the way when last looked at may be gone.
 		dl.LastError = lastAttemptError(dl)
 	}
+	quietEnd := quietUntil(nr, dl.Channel)
 	switch {
 	case isTrue(nr.Spec.Suspend):
 	case nr.Spec.NotBefore != nil && p.now.Before(nr.Spec.NotBefore.Time):
 		d.look(p.now, nr.Spec.NotBefore.Time)
+	case p.now.Before(quietEnd):
+		dl.LastError = quiet(quietEnd)
+		d.look(p.now, quietEnd)
 	case ch.blocked.Class != "":
 		dl.LastError = ch.blocked
 		if ch.blocked.Class == v1alpha1.ErrorTransient {
@@ -205,22 +209,18 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 	}
 }
 
-// ensureDeliveries gives each channel of the spec its delivery.
+// ensureDeliveries gives each channel its delivery.
 func ensureDeliveries(nr *v1alpha1.NotificationRequest) {
 	if len(nr.Status.Deliveries) > 0 || nr.Status.DuplicateOf.SuppressedTime != nil {
 		return
 	}
 	for _, ref := range channelRefs(nr) {
-		nr.Status.Deliveries = append(nr.Status.Deliveries, v1alpha1.Delivery{Channel: ref.Name, State: v1alpha1.DeliveryPending})
+		d := v1alpha1.Delivery{Channel: ref.Name, State: v1alpha1.DeliveryPending}
+		if until := quietUntil(nr, ref.Name); !until.IsZero() {
+			d.NextAttemptTime = micro(until)
+		}
+		nr.Status.Deliveries = append(nr.Status.Deliveries, d)
 	}
-}
-
-// channelRefs returns the channels that a request goes to.
-func channelRefs(nr *v1alpha1.NotificationRequest) []v1alpha1.ChannelReference {
-	if len(nr.Spec.Channels) > 0 {
-		return nr.Spec.Channels
-	}
-	return []v1alpha1.ChannelReference{{Name: v1alpha1.ConsoleChannel}}
 }
 
 // finish notes when the last delivery ended.
@@ -242,11 +242,14 @@ func finish(nr *v1alpha1.NotificationRequest) {
 	nr.Status.FinishedTime = last.DeepCopy()
 }
 
-// deadlineOf is when a request that is not finished has failed.
-func deadlineOf(nr *v1alpha1.NotificationRequest) time.Time {
+// deadlineOf is when a delivery that is not finished has failed.
+func deadlineOf(nr *v1alpha1.NotificationRequest, channel string) time.Time {
 	from := nr.CreationTimestamp.Time
 	if nr.Spec.NotBefore != nil && nr.Spec.NotBefore.After(from) {
 		from = nr.Spec.NotBefore.Time
+	}
+	if until := quietUntil(nr, channel); until.After(from) {
+		from = until
 	}
 	return from.Add(nr.Spec.Deadline.Value())
 }

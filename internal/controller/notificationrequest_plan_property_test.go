@@ -101,6 +101,16 @@ func newWorld(t *rapid.T) *world {
 		if rapid.IntRange(0, 3).Draw(t, "notBefore") == 0 {
 			nr.Spec.NotBefore = new(metav1.NewTime(born.Add(time.Minute)))
 		}
+		if rapid.Bool().Draw(t, "routed") {
+			nr.Spec.Channels = nil
+			for _, name := range names {
+				c := v1alpha1.RoutedChannel{Name: name, Route: v1alpha1.RouteReference{Name: "r", UID: "u", Generation: 1}}
+				if rapid.Bool().Draw(t, "quiet") {
+					c.QuietUntil = new(metav1.NewTime(born.Add(2 * time.Minute)))
+				}
+				nr.Status.RoutedChannels = append(nr.Status.RoutedChannels, c)
+			}
+		}
 	})
 	for _, name := range names {
 		w.channels[name] = channel{
@@ -317,7 +327,7 @@ func (w *world) checkWaiting(t *rapid.T, nr *v1alpha1.NotificationRequest, dl *v
 	if s, ok := w.sends[dl.Channel]; ok && !s.done {
 		return
 	}
-	latest := deadlineOf(nr)
+	latest := deadlineOf(nr, dl.Channel)
 	if dl.State == v1alpha1.DeliveryInFlight {
 		latest = dl.AttemptDeadline.Time
 	}
@@ -337,6 +347,9 @@ func (w *world) checkWaiting(t *rapid.T, nr *v1alpha1.NotificationRequest, dl *v
 func (w *world) checkSend(t *rapid.T, nr *v1alpha1.NotificationRequest, channel string, attempt int32) {
 	if w.held.Class != "" {
 		t.Fatalf("attempt %d on %s begins while DataStorage is away", attempt, channel)
+	}
+	if w.now.Before(quietUntil(nr, channel)) {
+		t.Fatalf("attempt %d on %s begins in its quiet hours", attempt, channel)
 	}
 	if slices.Contains(w.sent[channel], attempt) {
 		t.Fatalf("attempt %d on %s is made twice", attempt, channel)
@@ -497,8 +510,10 @@ func (w *world) word(t *rapid.T) {
 // when the last attempt stops to be in doubt at the latest.
 func (w *world) settle(t *rapid.T) {
 	latest := w.now
-	if end := deadlineOf(w.stored).Add(10*time.Second + outcomeGrace); end.After(latest) {
-		latest = end
+	for _, ref := range channelRefs(w.stored) {
+		if end := deadlineOf(w.stored, ref.Name).Add(10*time.Second + outcomeGrace); end.After(latest) {
+			latest = end
+		}
 	}
 	w.step(t, written)
 	for n := 0; w.stored.Status.FinishedTime == nil; n++ {

@@ -593,7 +593,7 @@ func TestDeadline(t *testing.T) {
 		l := newLab(t, withDeadline("10m"))
 		l.nr.Spec.NotBefore = new(metav1.NewTime(born.Add(-time.Hour)))
 		equal(t, "due", l.plan().due, []string{ops})
-		equal(t, "deadline", deadlineOf(l.nr), born.Add(10*time.Minute))
+		equal(t, "deadline", deadlineOf(l.nr, ops), born.Add(10*time.Minute))
 	})
 	t.Run("waits for an attempt that is being made", func(t *testing.T) {
 		l := newLab(t, withDeadline("1m"))

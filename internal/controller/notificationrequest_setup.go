@@ -35,6 +35,8 @@ const (
 	// API server has a selectable field of the same name, since a client without a
 	// cache asks it.
 	originalIndex = "spec.dedup.key"
+	// unrouted stands in waitingIndex for the channels of a request that has none yet.
+	unrouted = "unrouted"
 	// secretIndex finds channels by the Secrets that they name.
 	secretIndex = "secret"
 	// forever is how long the gate may stay closed before the manager gives up.
@@ -136,17 +138,7 @@ func (w *waker) request(key types.NamespacedName) {
 
 func indexFields(mgr ctrl.Manager) error {
 	ctx, indexer := context.Background(), mgr.GetFieldIndexer()
-	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, waitingIndex, func(o client.Object) []string {
-		nr := o.(*v1alpha1.NotificationRequest)
-		if nr.Status.FinishedTime != nil {
-			return nil
-		}
-		var keys []string
-		for _, ref := range channelRefs(nr) {
-			keys = append(keys, channelKey(nr, ref).String())
-		}
-		return keys
-	}); err != nil {
+	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, waitingIndex, waitingFor); err != nil {
 		return fmt.Errorf("index requests by channel: %w", err)
 	}
 	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, originalIndex, func(o client.Object) []string {
@@ -166,15 +158,34 @@ func indexFields(mgr ctrl.Manager) error {
 	return nil
 }
 
-func (r *NotificationRequestReconciler) requestsOfChannel(ctx context.Context, channel client.Object) []reconcile.Request {
-	var list v1alpha1.NotificationRequestList
-	if err := r.Channels.Reader.List(ctx, &list, client.MatchingFields{waitingIndex: client.ObjectKeyFromObject(channel).String()}, client.UnsafeDisableDeepCopy); err != nil {
-		log.FromContext(ctx).Error(err, "Listing the requests of a changed channel failed", "channel", client.ObjectKeyFromObject(channel))
+// waitingFor returns the channels that a request which is not finished goes to.
+func waitingFor(o client.Object) []string {
+	nr := o.(*v1alpha1.NotificationRequest)
+	if nr.Status.FinishedTime != nil {
 		return nil
 	}
+	if len(nr.Spec.Channels) == 0 && len(nr.Status.Deliveries) == 0 {
+		return []string{unrouted}
+	}
+	var keys []string
+	for _, ref := range channelRefs(nr) {
+		keys = append(keys, channelKey(nr, ref).String())
+	}
+	return keys
+}
+
+func (r *NotificationRequestReconciler) requestsOfChannel(ctx context.Context, channel client.Object) []reconcile.Request {
 	var requests []reconcile.Request
-	for i := range list.Items {
-		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	// A request may have been routed to the channel though the cache does not know it.
+	for _, key := range []string{client.ObjectKeyFromObject(channel).String(), unrouted} {
+		var list v1alpha1.NotificationRequestList
+		if err := r.Channels.Reader.List(ctx, &list, client.MatchingFields{waitingIndex: key}, client.UnsafeDisableDeepCopy); err != nil {
+			log.FromContext(ctx).Error(err, "Listing the requests of a changed channel failed", "channel", client.ObjectKeyFromObject(channel))
+			return nil
+		}
+		for i := range list.Items {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		}
 	}
 	return requests
 }

@@ -201,6 +201,7 @@ func setup(mgr ctrl.Manager, o Options, requests *controller.NotificationRequest
 	health := &controller.ChannelHealth{}
 	requests.Client = mgr.GetClient()
 	requests.Channels = channels
+	requests.Routes = mgr.GetAPIReader()
 	requests.Events = mgr.GetEventRecorder("notification-controller")
 	requests.Record = store.Record
 	requests.Metrics = controller.NewMetrics(metrics.Registry)
@@ -210,6 +211,7 @@ func setup(mgr ctrl.Manager, o Options, requests *controller.NotificationRequest
 		mgr.Add(gate.witness),
 		requests.SetupWithManager(mgr, gate, metrics.Registry, o.MaxConcurrent),
 		(&controller.NotificationChannelReconciler{Client: mgr.GetClient(), Channels: channels, Health: health}).SetupWithManager(mgr),
+		(&controller.NotificationRouteReconciler{Client: mgr.GetClient()}).SetupWithManager(mgr),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("datastorage", gate.Check),
 		mgr.AddReadyzCheck("audit-store", store.Check),

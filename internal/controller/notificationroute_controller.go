@@ -1,0 +1,64 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/routing"
+)
+
+// NotificationRouteReconciler says in a route's status whether it can be used. No
+// request waits for that: each is routed by the routes themselves.
+type NotificationRouteReconciler struct {
+	Client client.Client
+}
+
+// +kubebuilder:rbac:groups=notification.kubernaut.ai,resources=notificationroutes,verbs=get;list;watch
+// +kubebuilder:rbac:groups=notification.kubernaut.ai,resources=notificationroutes/status,verbs=patch
+
+// SetupWithManager adds the controller to a manager.
+func (r *NotificationRouteReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("notificationroute").
+		For(&v1alpha1.NotificationRoute{}, builder.WithPredicates(changed)).
+		Complete(r)
+}
+
+// Reconcile brings one route's status up to date.
+func (r *NotificationRouteReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	route := &v1alpha1.NotificationRoute{}
+	if err := r.Client.Get(ctx, req.NamespacedName, route); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	base := route.DeepCopy()
+	ready := metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, ObservedGeneration: route.Generation,
+		Reason: v1alpha1.ReasonRouteValid, Message: "requests are routed by it",
+	}
+	if reason, message := routing.Check(route); reason != "" {
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, reason, "the route is skipped: "+message
+	}
+	meta.SetStatusCondition(&route.Status.Conditions, ready)
+	route.Status.ObservedGeneration = route.Generation
+	if equality.Semantic.DeepEqual(base.Status, route.Status) {
+		return ctrl.Result{}, nil
+	}
+	err := r.Client.Status().Patch(ctx, route, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	switch {
+	case apierrors.IsConflict(err):
+		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
+	case client.IgnoreNotFound(err) != nil:
+		return ctrl.Result{}, fmt.Errorf("write status: %w", err)
+	}
+	return ctrl.Result{}, nil
+}
