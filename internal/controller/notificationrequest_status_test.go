@@ -324,6 +324,13 @@ func TestStatusFitsWithTheMostChannelsAndTheLongestTexts(t *testing.T) {
 		names = append(names, strings.Repeat("c", 250)+fmt.Sprint(100+i))
 	}
 	l := newLab(t, withChannels(names...))
+	l.nr.Spec.Channels = nil
+	for _, name := range names {
+		l.nr.Status.RoutedChannels = append(l.nr.Status.RoutedChannels, v1alpha1.RoutedChannel{
+			Name: name, Namespace: strings.Repeat("n", 63), QuietUntil: new(metav1.NewTime(born)),
+			Route: v1alpha1.RouteReference{Name: strings.Repeat("r", 253), UID: strings.Repeat("u", 36), Generation: 9},
+		})
+	}
 	for _, name := range names {
 		err := permanent()
 		err.Message = strings.Repeat("ß", 128)

@@ -67,6 +67,10 @@ func TestManagerMayDoWhatItNeedsAndNoMore(t *testing.T) {
 			"list notification.kubernaut.ai/notificationchannels",
 			"watch notification.kubernaut.ai/notificationchannels",
 			"patch notification.kubernaut.ai/notificationchannels/status team",
+			"get notification.kubernaut.ai/notificationroutes team",
+			"list notification.kubernaut.ai/notificationroutes",
+			"watch notification.kubernaut.ai/notificationroutes",
+			"patch notification.kubernaut.ai/notificationroutes/status team",
 			"get core/secrets team",
 			"list core/secrets",
 			"watch core/secrets",
@@ -93,6 +97,9 @@ func TestManagerMayDoWhatItNeedsAndNoMore(t *testing.T) {
 			"create notification.kubernaut.ai/notificationchannels team",
 			"patch notification.kubernaut.ai/notificationchannels team",
 			"delete notification.kubernaut.ai/notificationchannels team",
+			"create notification.kubernaut.ai/notificationroutes team",
+			"patch notification.kubernaut.ai/notificationroutes team",
+			"delete notification.kubernaut.ai/notificationroutes team",
 			"create core/secrets team",
 			"update core/secrets team",
 			"patch core/secrets team",
@@ -243,7 +250,7 @@ func TestRolesHaveNoWildcardAndNoWayUp(t *testing.T) {
 	}
 }
 
-func TestUsersMayNotWriteStatusAndEditorsNotChannels(t *testing.T) {
+func TestUsersMayNotWriteStatusAndEditorsNeitherChannelsNorRoutes(t *testing.T) {
 	c := administrator(t)
 	install(t, c)
 	users := []string{"notification-viewer", "notification-editor", "notification-admin"}
@@ -259,6 +266,10 @@ func TestUsersMayNotWriteStatusAndEditorsNotChannels(t *testing.T) {
 		"create notification.kubernaut.ai/notificationchannels team":       {false, false, true},
 		"patch notification.kubernaut.ai/notificationchannels team":        {false, false, true},
 		"patch notification.kubernaut.ai/notificationchannels/status team": {false, false, false},
+		"get notification.kubernaut.ai/notificationroutes team":            {true, true, true},
+		"create notification.kubernaut.ai/notificationroutes team":         {false, false, true},
+		"patch notification.kubernaut.ai/notificationroutes team":          {false, false, true},
+		"patch notification.kubernaut.ai/notificationroutes/status team":   {false, false, false},
 		"get core/secrets team": {false, false, false},
 	} {
 		for i, user := range users {

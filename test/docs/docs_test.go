@@ -170,6 +170,7 @@ func TestEveryFieldIsOnThePageOfItsKind(t *testing.T) {
 	for crd, page := range map[string]string{
 		"notificationrequests": "notificationrequest.md",
 		"notificationchannels": "notificationchannel.md",
+		"notificationroutes":   "notificationroute.md",
 	} {
 		t.Run(page, func(t *testing.T) {
 			var definition apiextensionsv1.CustomResourceDefinition
@@ -204,8 +205,12 @@ func TestEveryReasonIsExplained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	routing, err := filepath.Glob(root + "/internal/routing/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var controller strings.Builder
-	for _, source := range sources {
+	for _, source := range slices.Concat(sources, routing) {
 		if !strings.HasSuffix(source, "_test.go") {
 			controller.WriteString(read(t, source))
 		}
@@ -218,10 +223,10 @@ func TestEveryReasonIsExplained(t *testing.T) {
 	if len(reasons) < 50 {
 		t.Fatalf("found %d reasons in the code only: %v", len(reasons), reasons)
 	}
-	known := words(read(t, docs, "notificationrequest.md") + read(t, docs, "notificationchannel.md"))
+	known := words(read(t, docs, "notificationrequest.md") + read(t, docs, "notificationchannel.md") + read(t, docs, "notificationroute.md"))
 	for _, reason := range reasons {
 		if !slices.Contains(known, reason) {
-			t.Errorf("%s is on neither page", reason)
+			t.Errorf("%s is on no page", reason)
 		}
 	}
 }
@@ -246,6 +251,7 @@ func TestExamplesAreWellFormed(t *testing.T) {
 				into, ok := map[string]any{
 					"NotificationRequest": &v1alpha1.NotificationRequest{},
 					"NotificationChannel": &v1alpha1.NotificationChannel{},
+					"NotificationRoute":   &v1alpha1.NotificationRoute{},
 					"Secret":              &corev1.Secret{},
 				}[kind.Kind]
 				if !ok {

@@ -328,3 +328,99 @@ var fileRefusals = slices.Concat(
 		{path: "spec.proxy", value: map[string]any{"url": "http://example.com/"}, at: "spec", want: "has tls or proxy, which the type File does not use: remove them"},
 	},
 )
+
+const validRoute = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationRoute
+metadata: {name: valid}
+spec:
+  order: 10
+  match:
+  - {attribute: Priority, in: [Critical, High]}
+  - {attribute: Type, notIn: [Simple]}
+  - {attribute: Field, key: node, equals: node-1}
+  - {attribute: Label, key: example.com/app, matches: "(?i)checkout(-.+)?"}
+  - {attribute: Severity, exists: false}
+  channels: [{name: a, namespace: team}, {name: console}]
+  continue: true
+  timeZone: Europe/Berlin
+  activeWindows: [{days: [Monday], start: "09:00", end: "17:30"}]
+  quietHours: [{days: [Friday], start: "22:00", end: "24:00"}, {start: "00:00", end: "07:00"}]
+`
+
+const (
+	oneTest    = "needs exactly one of equals, in, notIn, exists and matches"
+	keyOrNot   = "needs key where attribute is Field or Label, and must not have it otherwise"
+	noPriority = "names a priority that does not exist: use Critical, High, Medium or Low"
+	noType     = "names a type that does not exist: use Simple, Escalation, StatusUpdate, Approval, ManualReview or Completion"
+	noZone     = "must be the name of a time zone in the IANA database, such as Europe/Berlin"
+)
+
+// window refuses what is no window.
+func window(path string) []refusal {
+	times := "([01][0-9]|2[0-3]):[0-5][0-9]"
+	return slices.Concat(
+		text(path+".start", 5, 5), text(path+".end", 5, 5),
+		word(path+".days[0]", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+		[]refusal{
+			{path: path + ".days", value: []any{"Monday", "Monday"}, at: path + ".days[1]", want: `Duplicate value: "Monday"`},
+			{path: path + ".days", value: slices.Repeat([]any{"Monday"}, 8), want: "Too many: 8: must have at most 7 items"},
+			{path: path + ".start", value: "24:00", want: "should match '^" + times + "$'"},
+			{path: path + ".start", want: "Required value"},
+			{path: path + ".end", value: "24:01", want: "should match '^(" + times + "|24:00)$'"},
+			{path: path + ".end", value: "7h:00", want: "should match '^(" + times + "|24:00)$'"},
+			{path: path + ".end", want: "Required value"},
+			{path: path, value: map[string]any{"start": "07:00", "end": "07:00"}, want: "has a start that is its end: write 00:00 and 24:00 for a whole day"},
+		},
+	)
+}
+
+var routeRefusals = slices.Concat(
+	number("spec.order", 1, 1000),
+	word("spec.match[0].attribute", "Type", "Priority", "Severity", "CorrelationID", "Field", "Label"),
+	text("spec.match[2].key", 1, 317),
+	text("spec.match[2].equals", 1, 1024),
+	text("spec.match[0].in[0]", 1, 1024),
+	text("spec.match[1].notIn[0]", 1, 1024),
+	text("spec.match[3].matches", 1, 256),
+	text("spec.channels[0].name", 1, 253),
+	text("spec.channels[0].namespace", 1, 63),
+	text("spec.timeZone", 1, 64),
+	window("spec.activeWindows[0]"),
+	window("spec.quietHours[0]"),
+	[]refusal{
+		{path: "spec.match", value: slices.Repeat([]any{map[string]any{"attribute": "Severity", "exists": true}}, 17), want: "Too many: 17: must have at most 16 items"},
+		{path: "spec.match[0].attribute", want: "Required value"},
+		{path: "spec.match[0].attribute", value: "Label", at: "spec.match[0]", want: keyOrNot},
+		{path: "spec.match[0].key", value: "node", at: "spec.match[0]", want: keyOrNot},
+		{path: "spec.match[2].key", at: "spec.match[2]", want: keyOrNot},
+		{path: "spec.match[2].equals", at: "spec.match[2]", want: oneTest},
+		{path: "spec.match[2].exists", value: true, at: "spec.match[2]", want: oneTest},
+		{path: "spec.match[0].in", value: []any{}, want: "should have at least 1 items"},
+		{path: "spec.match[0].in", value: []any{"High", "High"}, at: "spec.match[0].in[1]", want: `Duplicate value: "High"`},
+		{path: "spec.match[0].in", value: slices.Repeat([]any{"High"}, 17), want: "Too many: 17: must have at most 16 items"},
+		{path: "spec.match[0].in[1]", value: "high", at: "spec.match[0]", want: noPriority},
+		{path: "spec.match[0]", value: map[string]any{"attribute": "Priority", "equals": "Urgent"}, want: noPriority},
+		{path: "spec.match[0]", value: map[string]any{"attribute": "Priority", "notIn": []any{"Urgent"}}, want: noPriority},
+		{path: "spec.match[1].notIn", value: []any{}, want: "should have at least 1 items"},
+		{path: "spec.match[1].notIn", value: slices.Repeat([]any{"Simple"}, 17), want: "Too many: 17: must have at most 16 items"},
+		{path: "spec.match[1].notIn[0]", value: "simple", at: "spec.match[1]", want: noType},
+		{path: "spec.match[1]", value: map[string]any{"attribute": "Type", "equals": "Alert"}, want: noType},
+		{path: "spec.match[1]", value: map[string]any{"attribute": "Type", "in": []any{"Alert"}}, want: noType},
+		{path: "spec.match[3].matches", value: "checkout(", want: "must be a regular expression of RE2"},
+		{path: "spec.match[3].matches", value: "checkout(", want: "missing closing ): `checkout(`"},
+		{path: "spec.match[3].matches", value: "(?=x)", want: "must be a regular expression of RE2"},
+		{path: "spec.channels", want: "Required value"},
+		{path: "spec.channels", value: []any{}, want: "should have at least 1 items"},
+		{path: "spec.channels", value: copies(17, "name", map[string]any{}), want: "Too many: 17: must have at most 16 items"},
+		{path: "spec.channels[0].name", value: "Team A", want: "should match '^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'"},
+		{path: "spec.channels[1].name", value: "a", at: "spec.channels[1]", want: `Duplicate value: {"name":"a"}`},
+		{path: "spec.channels[1].namespace", value: "team", at: "spec.channels[1]", want: "the channel console is built in and lives in no namespace: remove namespace"},
+		{path: "spec.timeZone", value: "Mars/Olympus", want: noZone},
+		{path: "spec.timeZone", value: "+02:00", want: noZone},
+		{path: "spec.timeZone", value: "Local", want: noZone},
+		{path: "spec.activeWindows", value: slices.Repeat([]any{map[string]any{"start": "01:00", "end": "02:00"}}, 17), want: "Too many: 17: must have at most 16 items"},
+		{path: "spec.quietHours", value: slices.Repeat([]any{map[string]any{"start": "01:00", "end": "02:00"}}, 17), want: "Too many: 17: must have at most 16 items"},
+		{path: "spec.colour", value: "red", want: `unknown field "spec.colour"`},
+	},
+)

@@ -41,7 +41,7 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 		return refusals
 	}
 	create := func(o *unstructured.Unstructured) error { return strict.Create(t.Context(), o, client.DryRunAll) }
-	for _, valid := range []string{validRequest, validWebhook, validSecretWebhook, validSlackHook, validSlackBot, validFile} {
+	for _, valid := range []string{validRequest, validWebhook, validSecretWebhook, validSlackHook, validSlackBot, validFile, validRoute} {
 		if err := create(parse(t, valid, namespace)); err != nil {
 			t.Errorf("a valid object is refused: %v", err)
 		}
@@ -69,6 +69,7 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 	tried = append(tried, try(validSlackBot, slackBotRefusals, create)...)
 	tried = append(tried, try(validFile, fileRefusals, create)...)
 	wantAllRules(t, "../../config/crd/notification.kubernaut.ai_notificationchannels.yaml", tried)
+	wantAllRules(t, "../../config/crd/notification.kubernaut.ai_notificationroutes.yaml", try(validRoute, routeRefusals, create))
 }
 
 func parse(t *testing.T, text, namespace string) *unstructured.Unstructured {
@@ -133,7 +134,7 @@ func wantAllRules(t *testing.T, file string, tried []refusal) {
 			if r.at == "" {
 				r.at = r.path
 			}
-			return strings.NewReplacer("[0]", "[]", "[1]", "[]", "fields.node", "fields.*", "fields[node]", "fields.*").Replace(r.at) == path && strings.Contains(r.want, want)
+			return strings.NewReplacer("[0]", "[]", "[1]", "[]", "[2]", "[]", "[3]", "[]", "fields.node", "fields.*", "fields[node]", "fields.*").Replace(r.at) == path && strings.Contains(r.want, want)
 		})
 	}
 	var visit func(path string, schema apiextensionsv1.JSONSchemaProps)
