@@ -107,20 +107,26 @@ type requestRef struct {
 // encode renders the message as JSON with a line feed at the end. The same
 // message gives the same bytes: members are in the struct's order, fields are
 // sorted, and text that is not UTF-8 becomes replacement characters.
-func encode(m *Message, indent string) []byte {
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", indent)
-	// Encoding nothing but strings into memory cannot fail.
-	_ = enc.Encode(document{
+func encode(m *Message, indent string) []byte { return encodeJSON(documentOf(m), indent) }
+
+func documentOf(m *Message) document {
+	return document{
 		ID: m.Key, Type: m.Type, Priority: m.Priority, Severity: m.Severity,
 		Subject: m.Subject, Body: m.Body, BodyFormat: m.BodyFormat,
 		CorrelationID: m.CorrelationID, Channel: m.Channel,
 		Request:   requestRef{Namespace: m.Namespace, Name: m.Name, UID: m.RequestUID},
 		Regarding: m.Regarding, Links: m.Links, Fields: m.Fields,
 		CreatedAt: m.Created.UTC().Format(time.RFC3339Nano),
-	})
+	}
+}
+
+// encodeJSON encodes what is made of strings, numbers and booleans alone.
+func encodeJSON(v any, indent string) []byte {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", indent)
+	_ = enc.Encode(v) // of such values, into memory, it cannot fail
 	return out.Bytes()
 }
 

@@ -9,7 +9,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
+	"flag"
 	"io"
 	"log"
 	"math/big"
@@ -17,11 +19,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"kubernaut.ai/notification/internal/delivery"
@@ -45,6 +50,30 @@ func newWebhook(t *testing.T, h *delivery.HTTP, e delivery.Endpoint) *delivery.W
 		t.Fatalf("new webhook: %v", err)
 	}
 	return w
+}
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// checkGolden compares JSON with a file in testdata.
+func checkGolden(t *testing.T, name string, content []byte) {
+	t.Helper()
+	var got bytes.Buffer
+	if err := json.Indent(&got, content, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", filepath.FromSlash(name)+".json")
+	if *update {
+		if err := os.WriteFile(path, got.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("want (-) and got (+):\n%s", diff)
+	}
 }
 
 // serve starts an HTTP server whose log is quiet.

@@ -68,6 +68,41 @@ func paragraphs(m *Message) (all []paragraph, more bool) {
 	return r.all, more
 }
 
+// plainBody returns the body of a message for what shows plain text alone. Where a
+// Markdown body is longer than is looked at, that is all of it as it was written.
+func plainBody(m *Message) string {
+	all, more := paragraphs(m)
+	if more {
+		return printable(m.Body)
+	}
+	var b strings.Builder
+	for i, p := range all {
+		if i > 0 {
+			b.WriteString("\n")
+			if all[i-1].depth == 0 || p.depth == 0 || !p.tight {
+				b.WriteString("\n")
+			}
+		}
+		indent := strings.Repeat("  ", min(p.depth, maxIndent))
+		first := indent
+		if p.marker != "" {
+			first = indent[2:] + p.marker + " "
+		}
+		if p.quote {
+			indent, first = "> "+indent, "> "+first
+		}
+		var text strings.Builder
+		for _, s := range p.spans {
+			text.WriteString(s.text)
+			if s.url != "" && s.text != s.url && "mailto:"+s.text != s.url {
+				text.WriteString(" (" + s.url + ")")
+			}
+		}
+		b.WriteString(first + strings.ReplaceAll(text.String(), "\n", "\n"+indent))
+	}
+	return b.String()
+}
+
 // place is where in a text a block stands.
 type place struct {
 	quote  bool

@@ -1,26 +1,18 @@
 package delivery_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"flag"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"kubernaut.ai/notification/internal/delivery"
 	"kubernaut.ai/notification/internal/delivery/sendertest"
 	"kubernaut.ai/notification/test/standin"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // slackOf returns a sender to the stand-in: a bot's, or a webhook's.
 func slackOf(t *testing.T, s *standin.Slack, bot bool) *delivery.Slack {
@@ -288,23 +280,7 @@ func TestSlackPayloadsAreWhatTheyWere(t *testing.T) {
 				if got := slack.Messages()[0].Mentions; len(got) > 0 {
 					t.Errorf("mentions: %q", got)
 				}
-				var got bytes.Buffer
-				if err := json.Indent(&got, slack.Messages()[0].Content, "", "  "); err != nil {
-					t.Fatal(err)
-				}
-				path := filepath.Join("testdata", "slack", name+"-"+kind+".json")
-				if *update {
-					if err := os.WriteFile(path, got.Bytes(), 0o600); err != nil {
-						t.Fatal(err)
-					}
-				}
-				want, err := os.ReadFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(string(want), got.String()); diff != "" {
-					t.Errorf("want (-) and got (+):\n%s", diff)
-				}
+				checkGolden(t, "slack/"+name+"-"+kind, slack.Messages()[0].Content)
 			})
 		}
 	}

@@ -20,7 +20,9 @@ import (
 
 // fuzzSecrets are the parts of the fuzzed webhook's configuration that its
 // receiver knows and nobody else may learn.
-var fuzzSecrets = []string{"pathSecret1", "querySecret2", "pass word long", "headerSecret4", "signingSecret5"}
+var fuzzSecrets = []string{"pathSecret1", "querySecret2", "pass word long", "headerSecret4", "signingSecret5", fuzzRoutingKey}
+
+const fuzzRoutingKey = "routingSecret6routingSecret6rout"
 
 // Whatever a receiver sends back, the attempt is a success or an error of a known
 // class, what may be shown of it is fit to be shown, and a success that can be read
@@ -39,19 +41,7 @@ func FuzzWebhookAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		receiver := make(chan struct{})
-		webhook.client.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
-			client, server := net.Pipe()
-			go func() {
-				defer close(receiver)
-				defer server.Close()
-				if request, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
-					_, _ = io.Copy(io.Discard, request.Body)
-					_, _ = server.Write(answer)
-				}
-			}()
-			return &countedConn{Conn: client}, nil
-		}
+		receiver := answered(webhook.client, answer)
 		receipt, err := webhook.Send(t.Context(), &Message{Key: "key"})
 		<-receiver
 		checkShown(t, receipt.ExternalID)
@@ -67,6 +57,25 @@ func FuzzWebhookAnswer(f *testing.F) {
 		}
 		checkError(t, err)
 	})
+}
+
+// answered has the client's next request answered with these bytes. The channel is
+// closed when the other side has gone.
+func answered(c *Client, answer []byte) <-chan struct{} {
+	gone := make(chan struct{})
+	c.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go func() {
+			defer close(gone)
+			defer server.Close()
+			if request, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
+				_, _ = io.Copy(io.Discard, request.Body)
+				_, _ = server.Write(answer)
+			}
+		}()
+		return &countedConn{Conn: client}, nil
+	}
+	return gone
 }
 
 func checkError(t *testing.T, err error) {
