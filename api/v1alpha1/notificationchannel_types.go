@@ -6,15 +6,16 @@ import (
 
 // ChannelType says what is behind a channel.
 //
-// +kubebuilder:validation:Enum=Webhook;Slack;File
+// +kubebuilder:validation:Enum=Webhook;Slack;PagerDuty;File
 type ChannelType string
 
 // Channel types. Console is built in and stands in no NotificationChannel.
 const (
-	ChannelWebhook ChannelType = "Webhook"
-	ChannelSlack   ChannelType = "Slack"
-	ChannelFile    ChannelType = "File"
-	ChannelConsole ChannelType = "Console"
+	ChannelWebhook   ChannelType = "Webhook"
+	ChannelSlack     ChannelType = "Slack"
+	ChannelPagerDuty ChannelType = "PagerDuty"
+	ChannelFile      ChannelType = "File"
+	ChannelConsole   ChannelType = "Console"
 )
 
 // Header is one HTTP header, its value given or kept in a Secret.
@@ -100,6 +101,80 @@ type SlackChannel struct {
 	Channel string `json:"channel,omitempty"`
 }
 
+// PagerDutyRegion is where PagerDuty keeps an account.
+//
+// +kubebuilder:validation:Enum=US;EU
+type PagerDutyRegion string
+
+// Regions of PagerDuty.
+const (
+	PagerDutyUS PagerDutyRegion = "US"
+	PagerDutyEU PagerDutyRegion = "EU"
+)
+
+// PagerDutyDedup says which messages are about one alert.
+//
+// +kubebuilder:validation:Enum=Request;Correlation
+type PagerDutyDedup string
+
+// Ways to make alerts out of messages.
+const (
+	PagerDutyByRequest     PagerDutyDedup = "Request"
+	PagerDutyByCorrelation PagerDutyDedup = "Correlation"
+)
+
+// PagerDutyText stands in every alert of a channel.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=255
+type PagerDutyText string
+
+// PagerDutyChannel opens alerts in PagerDuty, through an integration of the Events
+// API v2. While an alert is open, what is sent twice is one alert.
+type PagerDutyChannel struct {
+	// routingKeySecretRef is where the integration key is kept: 32 letters and digits.
+	// It is a credential.
+	// +required
+	RoutingKeySecretRef SecretKeyRef `json:"routingKeySecretRef,omitzero"`
+
+	// region is where PagerDuty keeps the account: US, or EU for an account whose
+	// address ends in eu.pagerduty.com.
+	// +optional
+	// +default="US"
+	Region PagerDutyRegion `json:"region,omitempty"`
+
+	// dedupBy says what makes one alert. Request: each request opens an alert of its
+	// own. Correlation: all requests of a namespace with one correlationID are one
+	// alert, and a request of the type Completion resolves it.
+	// +optional
+	// +default="Request"
+	DedupBy PagerDutyDedup `json:"dedupBy,omitempty"`
+
+	// source is what has the problem, for example prod-cluster-1. Where it is not
+	// given, it is the object that the message is about, or else the request.
+	// +optional
+	Source PagerDutyText `json:"source,omitempty"`
+
+	// component is the part of the source that is broken, for example mysql.
+	// +optional
+	Component PagerDutyText `json:"component,omitempty"`
+
+	// group is what the source belongs to, for example app-stack.
+	// +optional
+	Group PagerDutyText `json:"group,omitempty"`
+
+	// class is the kind of problem, for example cpu load.
+	// +optional
+	Class PagerDutyText `json:"class,omitempty"`
+
+	// clientURL is where a person gets from the alert, for example a dashboard.
+	// +optional
+	// +kubebuilder:validation:MinLength=8
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != ''",message="must be an http or https URL with a host"
+	ClientURL string `json:"clientURL,omitempty"`
+}
+
 // FileChannel writes each message as a JSON file of its own.
 type FileChannel struct {
 	// directory is where the files go, beneath a directory of the channel's namespace
@@ -150,10 +225,11 @@ type ProxyConfig struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.slack) == (self.type == 'Slack')",message="needs slack where type is Slack, and must not have it otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.pagerDuty) == (self.type == 'PagerDuty')",message="needs pagerDuty where type is PagerDuty, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.file) == (self.type == 'File')",message="needs file where type is File, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="self.type != 'File' || (!has(self.tls) && !has(self.proxy))",message="has tls or proxy, which the type File does not use: remove them"
 type NotificationChannelSpec struct {
-	// type is Webhook, Slack or File. The member of the same name configures it.
+	// type is Webhook, Slack, PagerDuty or File. The member of the same name configures it.
 	// +required
 	Type ChannelType `json:"type,omitempty"`
 
@@ -164,6 +240,10 @@ type NotificationChannelSpec struct {
 	// slack configures the type Slack.
 	// +optional
 	Slack *SlackChannel `json:"slack,omitempty"`
+
+	// pagerDuty configures the type PagerDuty.
+	// +optional
+	PagerDuty PagerDutyChannel `json:"pagerDuty,omitzero"`
 
 	// file configures the type File.
 	// +optional

@@ -80,7 +80,7 @@ func (c *Channels) describe(ctx context.Context, namespace string, object *v1alp
 	revision, missing, err := c.revision(ctx, object)
 	ch := channel{
 		kind:       object.Spec.Type,
-		idempotent: object.Spec.Type == v1alpha1.ChannelFile || object.Spec.Webhook != nil && isTrue(object.Spec.Webhook.Idempotent),
+		idempotent: idempotent(&object.Spec),
 		timeout:    object.Spec.Timeout.Value(),
 		config:     revision,
 	}
@@ -97,6 +97,17 @@ func (c *Channels) describe(ctx context.Context, namespace string, object *v1alp
 		ch.blocked = blocked(v1alpha1.ReasonSecretNotFound, "the channel %s needs the Secret %s, which does not exist: create it", key, missing)
 	}
 	return ch
+}
+
+// idempotent reports whether a message may be sent again without harm. PagerDuty
+// takes one key for one alert while that is open.
+func idempotent(spec *v1alpha1.NotificationChannelSpec) bool {
+	switch spec.Type {
+	case v1alpha1.ChannelFile, v1alpha1.ChannelPagerDuty:
+		return true
+	default:
+		return spec.Webhook != nil && isTrue(spec.Webhook.Idempotent)
+	}
 }
 
 // isTrue reads a field that is false where it is not given.
@@ -140,6 +151,8 @@ func (c *Channels) sender(ctx context.Context, object *v1alpha1.NotificationChan
 		return delivery.NewFile(c.FileRoot, filepath.Join(object.Namespace, spec.File.Directory))
 	case v1alpha1.ChannelSlack:
 		return c.slack(&secrets, spec)
+	case v1alpha1.ChannelPagerDuty:
+		return c.pagerDuty(&secrets, spec)
 	default:
 		return c.webhook(&secrets, spec)
 	}
@@ -169,6 +182,27 @@ func (c *Channels) slack(secrets *secretReader, spec v1alpha1.NotificationChanne
 		return nil, secrets.err
 	}
 	return delivery.NewSlack(c.HTTP, config)
+}
+
+func (c *Channels) pagerDuty(secrets *secretReader, spec v1alpha1.NotificationChannelSpec) (delivery.Sender, error) {
+	p := spec.PagerDuty
+	config := delivery.PagerDutyConfig{
+		Endpoint:      secrets.endpoint(spec),
+		RoutingKey:    secrets.text("", p.RoutingKeySecretRef),
+		ByCorrelation: p.DedupBy == v1alpha1.PagerDutyByCorrelation,
+		Source:        string(p.Source),
+		Component:     string(p.Component),
+		Group:         string(p.Group),
+		Class:         string(p.Class),
+		ClientURL:     p.ClientURL,
+	}
+	if p.Region == v1alpha1.PagerDutyEU {
+		config.URL = delivery.PagerDutyEU
+	}
+	if secrets.err != nil {
+		return nil, secrets.err
+	}
+	return delivery.NewPagerDuty(c.HTTP, config)
 }
 
 // secretReader reads the entries of Secrets and keeps the first error.
@@ -234,7 +268,9 @@ func (s *secretReader) value(ref v1alpha1.SecretKeyRef) []byte {
 
 // secretRefs returns all references to Secrets of a channel.
 func secretRefs(object *v1alpha1.NotificationChannel) []v1alpha1.SecretKeyRef {
-	refs := []v1alpha1.SecretKeyRef{object.Spec.TLS.CASecretRef, object.Spec.TLS.CertSecretRef, object.Spec.TLS.KeySecretRef}
+	refs := []v1alpha1.SecretKeyRef{
+		object.Spec.TLS.CASecretRef, object.Spec.TLS.CertSecretRef, object.Spec.TLS.KeySecretRef, object.Spec.PagerDuty.RoutingKeySecretRef,
+	}
 	if p := object.Spec.Proxy; p != nil {
 		refs = append(refs, p.URLSecretRef)
 	}

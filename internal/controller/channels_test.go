@@ -90,6 +90,12 @@ func asSlackBot(c *v1alpha1.NotificationChannel) {
 	c.Spec.Slack = &v1alpha1.SlackChannel{BotTokenSecretRef: secretRef("slack", "token"), Channel: "#alerts"}
 }
 
+// asPagerDuty makes it one to PagerDuty.
+func asPagerDuty(c *v1alpha1.NotificationChannel) {
+	c.Spec.Type, c.Spec.Webhook = v1alpha1.ChannelPagerDuty, nil
+	c.Spec.PagerDuty = v1alpha1.PagerDutyChannel{RoutingKeySecretRef: secretRef("pagerduty", "key")}
+}
+
 func TestLookup(t *testing.T) {
 	asFile := func(c *v1alpha1.NotificationChannel) {
 		c.Spec.Type, c.Spec.Webhook, c.Spec.File = v1alpha1.ChannelFile, nil, v1alpha1.FileChannel{Directory: "team-a"}
@@ -116,6 +122,7 @@ func TestLookup(t *testing.T) {
 		"webhook that is not":   {channel: newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.Idempotent = new(false) }), kind: v1alpha1.ChannelWebhook},
 		"file":                  {channel: newChannel(asFile), kind: v1alpha1.ChannelFile, idempotent: true},
 		"slack":                 {channel: newChannel(asSlack), kind: v1alpha1.ChannelSlack, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret slack, which does not exist: create it"},
+		"pagerduty":             {channel: newChannel(asPagerDuty), kind: v1alpha1.ChannelPagerDuty, idempotent: true, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret pagerduty, which does not exist: create it"},
 		"missing":               {reason: "ChannelNotFound", message: "there is no NotificationChannel shop/ops: create it"},
 		"not in that namespace": {channel: newChannel(), namespace: "platform", reason: "ChannelNotFound", message: "there is no NotificationChannel platform/ops: create it"},
 		"not allowed": {
@@ -366,6 +373,36 @@ func TestSlackIsReachedThroughItsWebhookAndAsABot(t *testing.T) {
 	equal(t, "messages", len(slack.Messages()), 1)
 }
 
+func TestPagerDutyIsReachedWhereItsRegionIs(t *testing.T) {
+	pagerDuty := standin.NewPagerDuty(t)
+	for region, host := range map[v1alpha1.PagerDutyRegion]string{
+		"": "events.pagerduty.com", v1alpha1.PagerDutyUS: "events.pagerduty.com", v1alpha1.PagerDutyEU: "events.eu.pagerduty.com",
+	} {
+		object := newChannel(asPagerDuty, func(c *v1alpha1.NotificationChannel) {
+			c.Spec.PagerDuty = v1alpha1.PagerDutyChannel{
+				RoutingKeySecretRef: c.Spec.PagerDuty.RoutingKeySecretRef, Region: region, DedupBy: v1alpha1.PagerDutyByCorrelation,
+				Source: "a-source", Component: "a-component", Group: "a-group", Class: "a-class", ClientURL: "https://a-client.example",
+			}
+			c.Spec.Proxy = &v1alpha1.ProxyConfig{URL: pagerDuty.Proxy}
+			c.Spec.TLS.CASecretRef = secretRef("pagerduty", "ca.crt")
+		})
+		receipt, err := sendThrough(t, object, newSecret("pagerduty", map[string]string{
+			"key": standin.PagerDutyKey + "\n", "ca.crt": string(pagerDuty.CA),
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		nr := newRequest()
+		equal(t, "receipt", receipt.ExternalID, nr.Namespace+"/"+correlationID(nr))
+		events := pagerDuty.Events()
+		event := events[len(events)-1]
+		equal(t, "host", event.Host, host)
+		for _, text := range []string{"a-source", "a-component", "a-group", "a-class", "https://a-client.example"} {
+			equal(t, text, strings.Contains(string(event.Content), `"`+text+`"`), true)
+		}
+	}
+}
+
 func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 	hook := func(change func(*v1alpha1.NotificationChannel)) *v1alpha1.NotificationChannel {
 		return newChannel(change)
@@ -406,6 +443,8 @@ func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 		"a blank bot token":          {channel: newChannel(asSlackBot), data: map[string]string{"token": " \n"}, reason: delivery.ReasonInvalidSecret, message: "bot token is empty"},
 		"a bot token of two lines":   {channel: newChannel(asSlackBot), data: map[string]string{"token": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
 		"a workflow of Slack":        {channel: newChannel(asSlack), data: map[string]string{"url": "https://hooks.slack.com/triggers/" + planted}, reason: delivery.ReasonInvalidURL},
+		"no routing key":             {channel: newChannel(asPagerDuty), data: map[string]string{"token": planted}, reason: "SecretKeyNotFound", message: "the Secret pagerduty has no entry key: add it"},
+		"a routing key too short":    {channel: newChannel(asPagerDuty), data: map[string]string{"key": planted}, reason: delivery.ReasonInvalidSecret},
 		"only blanks for an address": {channel: fromSecret, data: map[string]string{"url": " \n"}, reason: delivery.ReasonInvalidURL},
 	} {
 		t.Run(name, func(t *testing.T) {

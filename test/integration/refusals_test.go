@@ -97,6 +97,25 @@ spec:
   slack: {botTokenSecretRef: {name: s, key: k}, channel: "#alerts"}
 `
 
+const validPagerDuty = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationChannel
+metadata: {name: valid}
+spec:
+  type: PagerDuty
+  pagerDuty:
+    routingKeySecretRef: {name: s, key: k}
+    region: EU
+    dedupBy: Correlation
+    source: prod-1
+    component: mysql
+    group: app-stack
+    class: cpu load
+    clientURL: https://grafana.example.com/d/1
+  tls: {caSecretRef: {name: s, key: ca}}
+  proxy: {url: "http://proxy.example.com:3128"}
+`
+
 const validFile = `
 apiVersion: notification.kubernaut.ai/v1alpha1
 kind: NotificationChannel
@@ -247,7 +266,7 @@ var changes = []refusal{
 const oneAddress = "needs exactly one of url and urlSecretRef"
 
 var webhookRefusals = slices.Concat(
-	word("spec.type", "Webhook", "Slack", "File"),
+	word("spec.type", "Webhook", "Slack", "PagerDuty", "File"),
 	text("spec.webhook.url", 8, 2048),
 	secretRef("spec.webhook.signingSecretRef"),
 	text("spec.webhook.headers[0].name", 1, 128),
@@ -281,6 +300,7 @@ var webhookRefusals = slices.Concat(
 		{path: "spec.allowedNamespaces[1]", value: "team", want: `Duplicate value: "team"`},
 		{path: "spec.webhook", at: "spec", want: "needs webhook where type is Webhook, and must not have it otherwise"},
 		{path: "spec.slack", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
+		{path: "spec.pagerDuty", value: map[string]any{"routingKeySecretRef": someKey}, at: "spec", want: "needs pagerDuty where type is PagerDuty, and must not have it otherwise"},
 		{path: "spec.file", value: map[string]any{"directory": "d"}, at: "spec", want: "needs file where type is File, and must not have it otherwise"},
 	},
 )
@@ -315,6 +335,24 @@ var slackBotRefusals = slices.Concat(
 		{path: "spec.slack.channel", value: "two words", want: badChannel},
 		{path: "spec.slack.channel", value: "<!channel>", want: badChannel},
 		{path: "spec.slack.channel", value: "alerts\n", want: badChannel},
+	},
+)
+
+var pagerDutyRefusals = slices.Concat(
+	secretRef("spec.pagerDuty.routingKeySecretRef"),
+	word("spec.pagerDuty.region", "US", "EU"),
+	word("spec.pagerDuty.dedupBy", "Request", "Correlation"),
+	text("spec.pagerDuty.source", 1, 255),
+	text("spec.pagerDuty.component", 1, 255),
+	text("spec.pagerDuty.group", 1, 255),
+	text("spec.pagerDuty.class", 1, 255),
+	text("spec.pagerDuty.clientURL", 8, 1024),
+	[]refusal{
+		{path: "spec.pagerDuty", at: "spec", want: "needs pagerDuty where type is PagerDuty, and must not have it otherwise"},
+		{path: "spec.pagerDuty.routingKeySecretRef", want: "Required value"},
+		{path: "spec.pagerDuty.routingKey", value: "e93facc04764012d7bfb002500d5d1a6", want: `unknown field "spec.pagerDuty.routingKey"`},
+		{path: "spec.pagerDuty.clientURL", value: "grafana.example.com", want: "must be an http or https URL with a host"},
+		{path: "spec.pagerDuty.clientURL", value: "javascript:alert(1)", want: "must be an http or https URL with a host"},
 	},
 )
 
