@@ -41,6 +41,18 @@ type Header struct {
 	ValueSecretRef SecretKeyRef `json:"valueSecretRef,omitzero"`
 }
 
+// WebhookFormat is how a webhook's message is written.
+//
+// +kubebuilder:validation:Enum=JSON;Alertmanager;CloudEvents
+type WebhookFormat string
+
+// Formats of webhooks.
+const (
+	WebhookJSON         WebhookFormat = "JSON"
+	WebhookAlertmanager WebhookFormat = "Alertmanager"
+	WebhookCloudEvents  WebhookFormat = "CloudEvents"
+)
+
 // WebhookChannel posts the message as JSON to a web address.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.url) != has(self.urlSecretRef)",message="needs exactly one of url and urlSecretRef"
@@ -56,6 +68,13 @@ type WebhookChannel struct {
 	// urlSecretRef is where the address is kept.
 	// +optional
 	URLSecretRef SecretKeyRef `json:"urlSecretRef,omitzero"`
+
+	// format is how the message is written. JSON: all that the request has, in a form
+	// of our own. Alertmanager: an alert as Prometheus Alertmanager posts it, version 4.
+	// CloudEvents: a CloudEvent 1.0 in JSON, whose data is the format JSON.
+	// +optional
+	// +default="JSON"
+	Format WebhookFormat `json:"format,omitempty"`
 
 	// signingSecretRef is the key that signs each message as Standard Webhooks has
 	// it (webhook-id, webhook-timestamp, webhook-signature).

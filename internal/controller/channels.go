@@ -165,7 +165,9 @@ func (c *Channels) webhook(secrets *secretReader, spec v1alpha1.NotificationChan
 	for _, h := range spec.Webhook.Headers {
 		endpoint.Headers[h.Name] = secrets.text(h.Value, h.ValueSecretRef)
 	}
-	config := delivery.WebhookConfig{Endpoint: endpoint, SigningSecret: secrets.value(spec.Webhook.SigningSecretRef)}
+	config := delivery.WebhookConfig{
+		Endpoint: endpoint, SigningSecret: secrets.value(spec.Webhook.SigningSecretRef), Content: delivery.WebhookFormat(spec.Webhook.Format),
+	}
 	if secrets.err != nil {
 		return nil, secrets.err
 	}

@@ -91,30 +91,34 @@ func filesIn(t *testing.T, directory string) (all []sendertest.Arrival) {
 }
 
 func TestWebhookConforms(t *testing.T) {
-	sendertest.Run(t, sendertest.Harness{
-		New: func(t *testing.T) sendertest.Channel {
-			var mu sync.Mutex
-			var all []sendertest.Arrival
-			server := serve(t, func(w http.ResponseWriter, r *http.Request) {
-				content, err := io.ReadAll(r.Body)
-				if err != nil {
-					t.Errorf("read request: %v", err)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				all = append(all, sendertest.Arrival{Key: r.Header.Get("Idempotency-Key"), Content: content})
-				w.WriteHeader(http.StatusAccepted)
-			})
-			return sendertest.Channel{
-				Sender: newWebhook(t, newHTTP(t, loopback...), delivery.Endpoint{URL: server.URL}),
-				Arrivals: func(*testing.T) []sendertest.Arrival {
-					mu.Lock()
-					defer mu.Unlock()
-					return all
+	for _, format := range []delivery.WebhookFormat{"", delivery.FormatJSON, delivery.FormatAlertmanager, delivery.FormatCloudEvents} {
+		t.Run("format "+string(format), func(t *testing.T) {
+			sendertest.Run(t, sendertest.Harness{
+				New: func(t *testing.T) sendertest.Channel {
+					var mu sync.Mutex
+					var all []sendertest.Arrival
+					server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+						content, err := io.ReadAll(r.Body)
+						if err != nil {
+							t.Errorf("read request: %v", err)
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						all = append(all, sendertest.Arrival{Key: r.Header.Get("Idempotency-Key"), Content: content})
+						w.WriteHeader(http.StatusAccepted)
+					})
+					return sendertest.Channel{
+						Sender: webhookOf(t, server.URL, format),
+						Arrivals: func(*testing.T) []sendertest.Arrival {
+							mu.Lock()
+							defer mu.Unlock()
+							return all
+						},
+					}
 				},
-			}
-		},
-		Failing: failingWebhooks,
-		Secrets: plantedSecrets,
-	})
+				Failing: failingWebhooks,
+				Secrets: plantedSecrets,
+			})
+		})
+	}
 }

@@ -116,9 +116,11 @@ func documentOf(m *Message) document {
 		CorrelationID: m.CorrelationID, Channel: m.Channel,
 		Request:   requestRef{Namespace: m.Namespace, Name: m.Name, UID: m.RequestUID},
 		Regarding: m.Regarding, Links: m.Links, Fields: m.Fields,
-		CreatedAt: m.Created.UTC().Format(time.RFC3339Nano),
+		CreatedAt: instant(m.Created),
 	}
 }
+
+func instant(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
 // encodeJSON encodes what is made of strings, numbers and booleans alone.
 func encodeJSON(v any, indent string) []byte {

@@ -21,18 +21,23 @@ type WebhookConfig struct {
 	// SigningSecret is whsec_ and base64, or the bytes of the key themselves.
 	// White space around it is not part of it. Empty: requests are not signed.
 	SigningSecret []byte
+
+	// Content is how the content is written. The name Format would take the place of
+	// the method by which an Endpoint prints without its credentials.
+	Content WebhookFormat
 }
 
-// Webhook posts messages as JSON. The request carries the idempotency key as
+// Webhook posts messages as JSON, in a format of the receiver's. The request carries the idempotency key as
 // Idempotency-Key and webhook-id, and is signed as Standard Webhooks describes.
 type Webhook struct {
 	client *Client
 	signer *standardwebhooks.Webhook // nil: not signed
+	format WebhookFormat
 }
 
 // NewWebhook checks the configuration. Its error is an *Error of class Config.
 func NewWebhook(h *HTTP, c WebhookConfig) (*Webhook, error) {
-	w := &Webhook{}
+	w := &Webhook{format: c.Content}
 	if secret := strings.TrimSpace(string(c.SigningSecret)); secret != "" {
 		key := []byte(secret)
 		encoded, isEncoded := strings.CutPrefix(secret, secretPrefix)
@@ -56,11 +61,11 @@ func NewWebhook(h *HTTP, c WebhookConfig) (*Webhook, error) {
 
 // Send posts the message once.
 func (w *Webhook) Send(ctx context.Context, m *Message) (Receipt, error) {
-	content := encode(m, "")
+	mediaType, content := w.format.encode(m)
 	receipt := Receipt{Digest: digest(content)}
 	now := time.Now()
 	header := http.Header{}
-	header.Set("Content-Type", "application/json")
+	header.Set("Content-Type", mediaType)
 	header.Set("Idempotency-Key", m.Key)
 	header.Set(standardwebhooks.HeaderWebhookID, m.Key)
 	header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(now.Unix(), 10))

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,52 @@ func FuzzWebhookAnswer(f *testing.F) {
 		checkError(t, err)
 	})
 }
+
+// Whatever a message says, its receiver can read it, and it is the same each time.
+func FuzzWebhookFormats(f *testing.F) {
+	for _, text := range []string{
+		"", "plain", "node.name", "9lives", "__name__", "alertname", "severity", "\u4e16\u754c", "a\x00b\u202ec\xff\u2028d\ufffe", `"{}"`, "a/b?c#d%zz",
+	} {
+		f.Add(text, "value", "https://runbook.example/?a=1", false)
+		f.Add("node", text, text, true)
+	}
+	f.Fuzz(func(t *testing.T, name, value, address string, ended bool) {
+		m := &Message{
+			Key: "key", Namespace: value, Name: name, Subject: value, Body: value, Type: name, Priority: value, Severity: value, CorrelationID: name,
+			Links: []Link{{Label: name, URL: address}}, Fields: map[string]string{name: value, "node": name, "node_2": "x", value: name},
+		}
+		if ended {
+			m.Type = completion
+		}
+		for _, format := range []WebhookFormat{FormatJSON, FormatAlertmanager, FormatCloudEvents} {
+			_, content := format.encode(m)
+			if !utf8.Valid(content) || !json.Valid(content) {
+				t.Errorf("%s: not JSON in UTF-8: %q", format, content)
+			}
+			if _, again := format.encode(m); !bytes.Equal(again, content) {
+				t.Errorf("%s: the same message gives other bytes", format)
+			}
+		}
+		group := alertmanagerOf(m)
+		for label, value := range group.Alerts[0].Labels {
+			if !validLabel.MatchString(label) || value == "" {
+				t.Errorf("label %q with the value %q", label, value)
+			}
+		}
+		if a := group.Alerts[0]; a.Labels["alertname"] == "" || len(a.Fingerprint) != 16 || (a.Status == "resolved") != ended {
+			t.Errorf("alert %+v", a)
+		}
+		if event := cloudEventOf(m); !validAttribute.MatchString(event.ID) || !validAttribute.MatchString(event.Source) ||
+			!validAttribute.MatchString(event.Type) || event.Subject != "" && !validAttribute.MatchString(event.Subject) {
+			t.Errorf("event %+v", event)
+		}
+	})
+}
+
+var (
+	validLabel     = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
+	validAttribute = regexp.MustCompile(`^[!-~]+$`)
+)
 
 // answered has the client's next request answered with these bytes. The channel is
 // closed when the other side has gone.

@@ -57,6 +57,7 @@ spec:
   type: Webhook
   webhook:
     url: https://example.com/
+    format: Alertmanager
     signingSecretRef: {name: s, key: k}
     headers: [{name: X-Team, value: a}, {name: Authorization, valueSecretRef: {name: s, key: k}}]
     idempotent: true
@@ -268,6 +269,7 @@ const oneAddress = "needs exactly one of url and urlSecretRef"
 var webhookRefusals = slices.Concat(
 	word("spec.type", "Webhook", "Slack", "PagerDuty", "File"),
 	text("spec.webhook.url", 8, 2048),
+	word("spec.webhook.format", "JSON", "Alertmanager", "CloudEvents"),
 	secretRef("spec.webhook.signingSecretRef"),
 	text("spec.webhook.headers[0].name", 1, 128),
 	text("spec.webhook.headers[0].value", 1, 1024),

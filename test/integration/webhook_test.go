@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"testing"
@@ -251,6 +253,33 @@ func TestAttemptsKeepThePersistedDistances(t *testing.T) {
 		}
 		if late := received[i+1].At.Sub(due); late < 0 || late > 5*time.Second {
 			t.Errorf("attempt %d came %s after it was due", i+2, late)
+		}
+	}
+}
+
+func TestAWebhookGetsTheMessageInItsFormat(t *testing.T) {
+	t.Parallel()
+	s := run(t)
+	begins := map[v1alpha1.WebhookFormat]string{
+		"": `{"id":"`, v1alpha1.WebhookAlertmanager: `{"receiver":"alertmanager","status":"firing",`, v1alpha1.WebhookCloudEvents: `{"specversion":"1.0","id":"`,
+	}
+	names := map[v1alpha1.WebhookFormat]string{"": "plain", v1alpha1.WebhookAlertmanager: "alertmanager", v1alpha1.WebhookCloudEvents: "cloudevents"}
+	for format, name := range names {
+		s.webhook(name, func(spec *v1alpha1.NotificationChannelSpec) { spec.Webhook.Format = format })
+	}
+	s.send("formats", "plain", "alertmanager", "cloudevents")
+	nr := s.wait("formats", isSent, isAudited)
+	for format, name := range names {
+		got := s.sink.Received("/" + name)
+		if len(got) != 1 || !strings.HasPrefix(string(got[0].Body), begins[format]) {
+			t.Fatalf("%s got %d messages: %s", name, len(got), got)
+		}
+		sum := sha256.Sum256(got[0].Body)
+		if want := "sha256:" + hex.EncodeToString(sum[:]); delivery(t, nr, name).ContentDigest != want {
+			t.Errorf("%s: digest %s, want %s, that of what arrived", name, delivery(t, nr, name).ContentDigest, want)
+		}
+		if cloud := got[0].Header.Get("Content-Type") == "application/cloudevents+json"; cloud != (format == v1alpha1.WebhookCloudEvents) || got[0].Key == "" {
+			t.Errorf("%s: headers %v", name, got[0].Header)
 		}
 	}
 }
