@@ -1,12 +1,7 @@
 package delivery
 
 import (
-	"bufio"
-	"context"
 	"encoding/json"
-	"io"
-	"net"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -126,19 +121,7 @@ func FuzzSlackAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		receiver := make(chan struct{})
-		slack.client.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
-			client, server := net.Pipe()
-			go func() {
-				defer close(receiver)
-				defer server.Close()
-				if request, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
-					_, _ = io.Copy(io.Discard, request.Body)
-					_, _ = server.Write(answer)
-				}
-			}()
-			return &countedConn{Conn: client}, nil
-		}
+		receiver := answerWith(slack.client, answer)
 		receipt, err := slack.Send(t.Context(), &Message{Key: "key"})
 		<-receiver
 		checkShown(t, receipt.ExternalID)

@@ -288,24 +288,30 @@ func TestSlackPayloadsAreWhatTheyWere(t *testing.T) {
 				if got := slack.Messages()[0].Mentions; len(got) > 0 {
 					t.Errorf("mentions: %q", got)
 				}
-				var got bytes.Buffer
-				if err := json.Indent(&got, slack.Messages()[0].Content, "", "  "); err != nil {
-					t.Fatal(err)
-				}
-				path := filepath.Join("testdata", "slack", name+"-"+kind+".json")
-				if *update {
-					if err := os.WriteFile(path, got.Bytes(), 0o600); err != nil {
-						t.Fatal(err)
-					}
-				}
-				want, err := os.ReadFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(string(want), got.String()); diff != "" {
-					t.Errorf("want (-) and got (+):\n%s", diff)
-				}
+				checkGolden(t, "slack/"+name+"-"+kind, slack.Messages()[0].Content)
 			})
 		}
+	}
+}
+
+// checkGolden compares content with what testdata has under the name.
+func checkGolden(t *testing.T, name string, content []byte) {
+	t.Helper()
+	var got bytes.Buffer
+	if err := json.Indent(&got, content, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", filepath.FromSlash(name)+".json")
+	if *update {
+		if err := os.WriteFile(path, got.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("want (-) and got (+):\n%s", diff)
 	}
 }

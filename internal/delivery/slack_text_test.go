@@ -10,7 +10,7 @@ import (
 
 func rendered(body string, limit, total int) (sections []string, cut bool) {
 	all, more := paragraphs(&Message{Body: body, BodyFormat: "Markdown"})
-	sections, cut = slackSections(all, false, limit, total)
+	sections, cut = mrkdwn.sections(all, limit, total)
 	return sections, cut || more
 }
 

@@ -39,19 +39,7 @@ func FuzzWebhookAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		receiver := make(chan struct{})
-		webhook.client.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
-			client, server := net.Pipe()
-			go func() {
-				defer close(receiver)
-				defer server.Close()
-				if request, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
-					_, _ = io.Copy(io.Discard, request.Body)
-					_, _ = server.Write(answer)
-				}
-			}()
-			return &countedConn{Conn: client}, nil
-		}
+		receiver := answerWith(webhook.client, answer)
 		receipt, err := webhook.Send(t.Context(), &Message{Key: "key"})
 		<-receiver
 		checkShown(t, receipt.ExternalID)
@@ -67,6 +55,25 @@ func FuzzWebhookAnswer(f *testing.F) {
 		}
 		checkError(t, err)
 	})
+}
+
+// answerWith connects a client to a receiver that sends an answer to one request,
+// whatever it is. The channel is closed when it has.
+func answerWith(c *Client, answer []byte) <-chan struct{} {
+	done := make(chan struct{})
+	c.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go func() {
+			defer close(done)
+			defer server.Close()
+			if request, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
+				_, _ = io.Copy(io.Discard, request.Body)
+				_, _ = server.Write(answer)
+			}
+		}()
+		return &countedConn{Conn: client}, nil
+	}
+	return done
 }
 
 func checkError(t *testing.T, err error) {
