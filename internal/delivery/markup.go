@@ -49,11 +49,14 @@ type markupWriter struct {
 // units together, and says whether something had no room.
 func (d dialect) sections(all []paragraph, limit, total int) (sections []string, cut bool) {
 	w := &markupWriter{dialect: d, limit: limit, left: total}
+	var before paragraph
 	for i, p := range all {
+		p.quote = p.quote && !p.code // a quote has no block of code
 		if i > 0 {
-			w.between(all[i-1], p)
+			w.between(before, p)
 		}
 		w.paragraph(p)
+		before = p
 	}
 	w.flush()
 	return w.sections, w.full
@@ -94,7 +97,6 @@ func (w *markupWriter) paragraph(p paragraph) {
 		if p.marker != "" {
 			w.put("\n", nil)
 		}
-		w.prefix = "" // a quote has no block of code
 		w.text(strings.ReplaceAll(p.spans[0].text, "```", "ˋˋˋ"), []delimiters{fence}, "\n")
 		return
 	}

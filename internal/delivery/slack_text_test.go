@@ -51,6 +51,7 @@ func TestMarkdownComesOutAsSlackWritesIt(t *testing.T) {
 		"\\*a\\* \\<!here> \\&amp;":                  "*a* &lt;!here&gt; &amp;amp;",
 		"a\x00b\u202ec\xff\r\nd":                     "abc\ufffd\nd",
 		" \n\t":                                      "",
+		"> a\n>\n> ```\n> <b>\n> ```\n>\n> c":        "> a\n\n```\n&lt;b&gt;\n```\n\n> c",
 	} {
 		sections, cut := rendered(body, slackSection, slackTotal)
 		if got := strings.Join(sections, "|"); got != want || cut {
