@@ -1,10 +1,7 @@
 package delivery
 
 import (
-	"bytes"
-	"encoding/json"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -90,12 +87,7 @@ func encodeDiscord(m *Message, username string) []byte {
 		}
 		embeds[len(embeds)-1].Fields = some
 	}
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	// Encoding strings, numbers and booleans into memory cannot fail.
-	_ = enc.Encode(discordMessage{Username: username, Embeds: embeds, AllowedMentions: discordMentions{Parse: []string{}}})
-	return out.Bytes()
+	return toJSON(discordMessage{Username: username, Embeds: embeds, AllowedMentions: discordMentions{Parse: []string{}}})
 }
 
 // discordText renders the body into at most limit units, with a note where that is
@@ -153,16 +145,11 @@ var discordMarkdown = dialect{
 }
 
 // What Discord takes for formatting, a mention, an emoji or an address anywhere in a
-// text, and what it does so at the beginning of a line.
-var (
-	discordEscapes = strings.NewReplacer("\\", `\\`, "*", `\*`, "_", `\_`, "~", `\~`, "`", "\\`", "|", `\|`,
-		"<", `\<`, "@", `\@`, "[", `\[`, "]", `\]`, ":", `\:`)
-	discordLine = regexp.MustCompile(`(?m)^([ \t]*[0-9]*)([-#>.])`)
-)
+// text.
+var discordEscapes = strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "~", `\~`, "`", "\\`", "|", `\|`,
+	"<", `\<`, "@", `\@`, "[", `\[`, "]", `\]`, ":", `\:`)
 
-func escapeDiscord(s string) string {
-	return discordLine.ReplaceAllString(discordEscapes.Replace(s), `$1\$2`)
-}
+func escapeDiscord(s string) string { return escapeLines(discordEscapes.Replace(s)) }
 
 // No escape keeps brackets in a label from ending it.
 var discordLabel = strings.NewReplacer("[", "(", "]", ")", "\n", " ")

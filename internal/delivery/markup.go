@@ -3,6 +3,7 @@ package delivery
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -12,6 +13,11 @@ type delimiters struct{ open, end string }
 
 // fence stands around a block of code.
 var fence = delimiters{"```\n", "\n```"}
+
+// lineMarks are what begins a list, a quote or a heading in Markdown.
+var lineMarks = regexp.MustCompile(`(?m)^([ \t]*[0-9]*)([-+#>.)])`)
+
+func escapeLines(s string) string { return lineMarks.ReplaceAllString(s, `$1\$2`) }
 
 // dialect is how a channel writes formatted text.
 type dialect struct {

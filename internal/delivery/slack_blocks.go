@@ -1,8 +1,6 @@
 package delivery
 
 import (
-	"bytes"
-	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -75,12 +73,7 @@ func encodeSlack(m *Message, channel string) []byte {
 	if m.Priority != "" {
 		text = "[" + fit(oneLine(m.Priority), slackFact, escapeMrkdwn) + "] " + text
 	}
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	// Encoding strings and booleans into memory cannot fail.
-	_ = enc.Encode(slackMessage{Channel: channel, Text: text, Blocks: blocks})
-	return out.Bytes()
+	return toJSON(slackMessage{Channel: channel, Text: text, Blocks: blocks})
 }
 
 func section(text slackText) slackBlock { return slackBlock{Type: "section", Text: &text} }

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -102,14 +103,19 @@ const ellipsis = "…"
 // fit escapes a text and cuts it, between two characters, to at most limit units
 // of what comes out.
 func fit(s string, limit int, escape func(string) string) string {
-	if whole := escape(s); units(whole) <= limit {
+	return fitBy(units, s, limit, escape)
+}
+
+// fitBy does what fit does where a text's length is another one.
+func fitBy(length func(string) int, s string, limit int, escape func(string) string) string {
+	if whole := escape(s); length(whole) <= limit {
 		return whole
 	}
 	var b strings.Builder
-	left := limit - units(ellipsis)
+	left := limit - length(ellipsis)
 	for c := range characters(s) {
 		escaped := escape(c)
-		if left -= units(escaped); left < 0 {
+		if left -= length(escaped); left < 0 {
 			break
 		}
 		b.WriteString(escaped)
@@ -119,6 +125,16 @@ func fit(s string, limit int, escape func(string) string) string {
 
 // asIs escapes nothing.
 func asIs(s string) string { return s }
+
+// toJSON encodes what has nothing but texts, numbers and booleans in it, with a line
+// feed at the end.
+func toJSON(v any) []byte {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v) // into memory, which cannot fail
+	return out.Bytes()
+}
 
 // subject is a message's subject in one line, never empty.
 func subject(m *Message) string {
