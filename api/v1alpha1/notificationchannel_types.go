@@ -6,13 +6,14 @@ import (
 
 // ChannelType says what is behind a channel.
 //
-// +kubebuilder:validation:Enum=Webhook;Slack;Discord;File
+// +kubebuilder:validation:Enum=Webhook;Slack;Teams;Discord;File
 type ChannelType string
 
 // Channel types. Console is built in and stands in no NotificationChannel.
 const (
 	ChannelWebhook ChannelType = "Webhook"
 	ChannelSlack   ChannelType = "Slack"
+	ChannelTeams   ChannelType = "Teams"
 	ChannelDiscord ChannelType = "Discord"
 	ChannelFile    ChannelType = "File"
 	ChannelConsole ChannelType = "Console"
@@ -101,6 +102,16 @@ type SlackChannel struct {
 	Channel string `json:"channel,omitempty"`
 }
 
+// TeamsChannel hands the message to a workflow of Microsoft Teams, which posts it.
+// That the workflow took it does not say that it was posted, and what is handed over
+// twice is shown twice: a message in doubt is a matter of the request's onAmbiguous.
+type TeamsChannel struct {
+	// webhookURLSecretRef is where the URL of the workflow's webhook is kept, with its
+	// signature. It is a credential. The URL of an Office 365 connector is refused.
+	// +required
+	WebhookURLSecretRef SecretKeyRef `json:"webhookURLSecretRef,omitzero"`
+}
+
 // DiscordChannel posts the message to a channel or a thread of Discord, through a
 // webhook. Discord shows twice what is sent twice: a message in doubt is a matter of
 // the request's onAmbiguous.
@@ -178,11 +189,12 @@ type ProxyConfig struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.slack) == (self.type == 'Slack')",message="needs slack where type is Slack, and must not have it otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.teams) == (self.type == 'Teams')",message="needs teams where type is Teams, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.discord) == (self.type == 'Discord')",message="needs discord where type is Discord, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.file) == (self.type == 'File')",message="needs file where type is File, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="self.type != 'File' || (!has(self.tls) && !has(self.proxy))",message="has tls or proxy, which the type File does not use: remove them"
 type NotificationChannelSpec struct {
-	// type is Webhook, Slack, Discord or File. The member of the same name configures it.
+	// type is Webhook, Slack, Teams, Discord or File. The member of the same name configures it.
 	// +required
 	Type ChannelType `json:"type,omitempty"`
 
@@ -193,6 +205,10 @@ type NotificationChannelSpec struct {
 	// slack configures the type Slack.
 	// +optional
 	Slack *SlackChannel `json:"slack,omitempty"`
+
+	// teams configures the type Teams.
+	// +optional
+	Teams TeamsChannel `json:"teams,omitzero"`
 
 	// discord configures the type Discord.
 	// +optional

@@ -96,6 +96,12 @@ func asDiscord(c *v1alpha1.NotificationChannel) {
 	c.Spec.Discord = v1alpha1.DiscordChannel{WebhookURLSecretRef: secretRef("discord", "url"), ThreadID: standin.DiscordThread, Username: "On call"}
 }
 
+// asTeams makes a channel one to a workflow of Teams.
+func asTeams(c *v1alpha1.NotificationChannel) {
+	c.Spec.Type, c.Spec.Webhook = v1alpha1.ChannelTeams, nil
+	c.Spec.Teams = v1alpha1.TeamsChannel{WebhookURLSecretRef: secretRef("teams", "url")}
+}
+
 func TestLookup(t *testing.T) {
 	asFile := func(c *v1alpha1.NotificationChannel) {
 		c.Spec.Type, c.Spec.Webhook, c.Spec.File = v1alpha1.ChannelFile, nil, v1alpha1.FileChannel{Directory: "team-a"}
@@ -122,6 +128,7 @@ func TestLookup(t *testing.T) {
 		"webhook that is not":   {channel: newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.Idempotent = new(false) }), kind: v1alpha1.ChannelWebhook},
 		"file":                  {channel: newChannel(asFile), kind: v1alpha1.ChannelFile, idempotent: true},
 		"slack":                 {channel: newChannel(asSlack), kind: v1alpha1.ChannelSlack, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret slack, which does not exist: create it"},
+		"teams":                 {channel: newChannel(asTeams), kind: v1alpha1.ChannelTeams, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret teams, which does not exist: create it"},
 		"discord":               {channel: newChannel(asDiscord), kind: v1alpha1.ChannelDiscord, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret discord, which does not exist: create it"},
 		"missing":               {reason: "ChannelNotFound", message: "there is no NotificationChannel shop/ops: create it"},
 		"not in that namespace": {channel: newChannel(), namespace: "platform", reason: "ChannelNotFound", message: "there is no NotificationChannel platform/ops: create it"},
@@ -383,6 +390,16 @@ func TestDiscordIsReachedThroughItsWebhook(t *testing.T) {
 	equal(t, "name", discord.Messages()[0].Username, "On call")
 }
 
+func TestTeamsIsReachedThroughItsWorkflow(t *testing.T) {
+	teams := standin.NewTeams(t)
+	receipt, err := sendThrough(t, newChannel(asTeams), newSecret("teams", map[string]string{"url": teams.URL + "\n"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "receipt", receipt.ExternalID, "08584661236364846013464561000001CU16")
+	equal(t, "key", teams.Messages()[0].Key, message(newRequest(), ops, 1).Key)
+}
+
 func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 	hook := func(change func(*v1alpha1.NotificationChannel)) *v1alpha1.NotificationChannel {
 		return newChannel(change)
@@ -424,6 +441,7 @@ func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 		"a bot token of two lines":     {channel: newChannel(asSlackBot), data: map[string]string{"token": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
 		"a workflow of Slack":          {channel: newChannel(asSlack), data: map[string]string{"url": "https://hooks.slack.com/triggers/" + planted}, reason: delivery.ReasonInvalidURL},
 		"a URL of Discord's for Slack": {channel: newChannel(asDiscord), data: map[string]string{"url": "https://discord.com/api/webhooks/1/" + planted + "/slack"}, reason: delivery.ReasonInvalidURL},
+		"a connector of Teams":         {channel: newChannel(asTeams), data: map[string]string{"url": "https://contoso.webhook.office.com/webhookb2/" + planted}, reason: delivery.ReasonInvalidURL},
 		"only blanks for an address":   {channel: fromSecret, data: map[string]string{"url": " \n"}, reason: delivery.ReasonInvalidURL},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -477,6 +495,7 @@ func TestEverySecretOfAChannelIsWatched(t *testing.T) {
 	equal(t, "secrets of a webhook of Slack", secretNames(newChannel(asSlack)), []string{"slack"})
 	equal(t, "secrets of a bot of Slack", secretNames(newChannel(asSlackBot)), []string{"slack"})
 	equal(t, "secrets of a webhook of Discord", secretNames(newChannel(asDiscord)), []string{"discord"})
+	equal(t, "secrets of a workflow of Teams", secretNames(newChannel(asTeams)), []string{"teams"})
 	equal(t, "secrets of a plain channel", secretNames(newChannel()), nil)
 }
 

@@ -106,6 +106,16 @@ spec:
   proxy: {url: "http://proxy.example.com:3128"}
 `
 
+const validTeams = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationChannel
+metadata: {name: valid}
+spec:
+  type: Teams
+  teams: {webhookURLSecretRef: {name: s, key: k}}
+  tls: {caSecretRef: {name: s, key: ca}}
+`
+
 const validFile = `
 apiVersion: notification.kubernaut.ai/v1alpha1
 kind: NotificationChannel
@@ -251,7 +261,7 @@ var changes = []refusal{
 const oneAddress = "needs exactly one of url and urlSecretRef"
 
 var webhookRefusals = slices.Concat(
-	word("spec.type", "Webhook", "Slack", "Discord", "File"),
+	word("spec.type", "Webhook", "Slack", "Teams", "Discord", "File"),
 	text("spec.webhook.url", 8, 2048),
 	secretRef("spec.webhook.signingSecretRef"),
 	text("spec.webhook.headers[0].name", 1, 128),
@@ -285,6 +295,7 @@ var webhookRefusals = slices.Concat(
 		{path: "spec.allowedNamespaces[1]", value: "team", want: `Duplicate value: "team"`},
 		{path: "spec.webhook", at: "spec", want: "needs webhook where type is Webhook, and must not have it otherwise"},
 		{path: "spec.slack", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
+		{path: "spec.teams", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs teams where type is Teams, and must not have it otherwise"},
 		{path: "spec.discord", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs discord where type is Discord, and must not have it otherwise"},
 		{path: "spec.file", value: map[string]any{"directory": "d"}, at: "spec", want: "needs file where type is File, and must not have it otherwise"},
 	},
@@ -342,6 +353,15 @@ var discordRefusals = slices.Concat(
 		{path: "spec.discord.username", value: "two\nlines", want: badAuthor},
 		{path: "spec.discord.username", value: "  ", want: badAuthor},
 		{path: "spec.discord.webhookURL", value: "https://discord.com/api/webhooks/1/x", want: `unknown field "spec.discord.webhookURL"`},
+	},
+)
+
+var teamsRefusals = slices.Concat(
+	secretRef("spec.teams.webhookURLSecretRef"),
+	[]refusal{
+		{path: "spec.teams", at: "spec", want: "needs teams where type is Teams, and must not have it otherwise"},
+		{path: "spec.teams.webhookURLSecretRef", want: "Required value"},
+		{path: "spec.teams.webhookURL", value: "https://x.environment.api.powerplatform.com/", want: `unknown field "spec.teams.webhookURL"`},
 	},
 )
 
