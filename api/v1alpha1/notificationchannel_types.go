@@ -6,13 +6,15 @@ import (
 
 // ChannelType says what is behind a channel.
 //
-// +kubebuilder:validation:Enum=Webhook;Slack;PagerDuty;File
+// +kubebuilder:validation:Enum=Webhook;Slack;Teams;Discord;PagerDuty;File
 type ChannelType string
 
 // Channel types. Console is built in and stands in no NotificationChannel.
 const (
 	ChannelWebhook   ChannelType = "Webhook"
 	ChannelSlack     ChannelType = "Slack"
+	ChannelTeams     ChannelType = "Teams"
+	ChannelDiscord   ChannelType = "Discord"
 	ChannelPagerDuty ChannelType = "PagerDuty"
 	ChannelFile      ChannelType = "File"
 	ChannelConsole   ChannelType = "Console"
@@ -118,6 +120,43 @@ type SlackChannel struct {
 	// +kubebuilder:validation:MaxLength=81
 	// +kubebuilder:validation:XValidation:rule="self.matches('^#?[^#@<>&,|[:space:][:cntrl:]]+$')",message="must be a channel's ID, such as C0123456789, or its name"
 	Channel string `json:"channel,omitempty"`
+}
+
+// TeamsChannel hands the message to a workflow of Microsoft Teams, which posts it.
+// That the workflow took it does not say that it was posted, and what is handed over
+// twice is shown twice: a message in doubt is a matter of the request's onAmbiguous.
+type TeamsChannel struct {
+	// webhookURLSecretRef is where the URL of the workflow's webhook is kept, with its
+	// signature. It is a credential. The URL of an Office 365 connector is refused.
+	// +required
+	WebhookURLSecretRef SecretKeyRef `json:"webhookURLSecretRef,omitzero"`
+}
+
+// DiscordChannel posts the message to a channel or a thread of Discord, through a
+// webhook. Discord shows twice what is sent twice: a message in doubt is a matter of
+// the request's onAmbiguous.
+type DiscordChannel struct {
+	// webhookURLSecretRef is where the webhook's URL is kept, for example
+	// https://discord.com/api/webhooks/ID/TOKEN. It is a credential, and leads to one
+	// channel.
+	// +required
+	WebhookURLSecretRef SecretKeyRef `json:"webhookURLSecretRef,omitzero"`
+
+	// threadID is the ID of a thread in that channel, for example 1187452905223458876.
+	// A forum needs it: each of its posts is a thread.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=20
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9]{15,20}$')",message="must be a thread's ID, which has 15 to 20 digits"
+	ThreadID string `json:"threadID,omitempty"`
+
+	// username is shown as the author instead of the webhook's own name, up to 80
+	// characters.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=80
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^[:cntrl:]]*[^[:space:][:cntrl:]][^[:cntrl:]]*$') && !self.lowerAscii().matches('clyde|discord')",message="must be a name in one line, and not have clyde or discord in it, which Discord refuses"
+	Username string `json:"username,omitempty"`
 }
 
 // PagerDutyRegion is where PagerDuty keeps an account.
@@ -244,11 +283,14 @@ type ProxyConfig struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.slack) == (self.type == 'Slack')",message="needs slack where type is Slack, and must not have it otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.teams) == (self.type == 'Teams')",message="needs teams where type is Teams, and must not have it otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.discord) == (self.type == 'Discord')",message="needs discord where type is Discord, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.pagerDuty) == (self.type == 'PagerDuty')",message="needs pagerDuty where type is PagerDuty, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.file) == (self.type == 'File')",message="needs file where type is File, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="self.type != 'File' || (!has(self.tls) && !has(self.proxy))",message="has tls or proxy, which the type File does not use: remove them"
 type NotificationChannelSpec struct {
-	// type is Webhook, Slack, PagerDuty or File. The member of the same name configures it.
+	// type is Webhook, Slack, Teams, Discord, PagerDuty or File. The member of the same
+	// name configures it.
 	// +required
 	Type ChannelType `json:"type,omitempty"`
 
@@ -259,6 +301,14 @@ type NotificationChannelSpec struct {
 	// slack configures the type Slack.
 	// +optional
 	Slack *SlackChannel `json:"slack,omitempty"`
+
+	// teams configures the type Teams.
+	// +optional
+	Teams TeamsChannel `json:"teams,omitzero"`
+
+	// discord configures the type Discord.
+	// +optional
+	Discord DiscordChannel `json:"discord,omitzero"`
 
 	// pagerDuty configures the type PagerDuty.
 	// +optional

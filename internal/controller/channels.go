@@ -151,6 +151,10 @@ func (c *Channels) sender(ctx context.Context, object *v1alpha1.NotificationChan
 		return delivery.NewFile(c.FileRoot, filepath.Join(object.Namespace, spec.File.Directory))
 	case v1alpha1.ChannelSlack:
 		return c.slack(&secrets, spec)
+	case v1alpha1.ChannelTeams:
+		return c.teams(&secrets, spec)
+	case v1alpha1.ChannelDiscord:
+		return c.discord(&secrets, spec)
 	case v1alpha1.ChannelPagerDuty:
 		return c.pagerDuty(&secrets, spec)
 	default:
@@ -184,6 +188,26 @@ func (c *Channels) slack(secrets *secretReader, spec v1alpha1.NotificationChanne
 		return nil, secrets.err
 	}
 	return delivery.NewSlack(c.HTTP, config)
+}
+
+func (c *Channels) teams(secrets *secretReader, spec v1alpha1.NotificationChannelSpec) (delivery.Sender, error) {
+	endpoint := secrets.endpoint(spec)
+	endpoint.URL = secrets.text("", spec.Teams.WebhookURLSecretRef)
+	if secrets.err != nil {
+		return nil, secrets.err
+	}
+	return delivery.NewTeams(c.HTTP, delivery.TeamsConfig{Endpoint: endpoint})
+}
+
+func (c *Channels) discord(secrets *secretReader, spec v1alpha1.NotificationChannelSpec) (delivery.Sender, error) {
+	endpoint := secrets.endpoint(spec)
+	endpoint.URL = secrets.text("", spec.Discord.WebhookURLSecretRef)
+	if secrets.err != nil {
+		return nil, secrets.err
+	}
+	return delivery.NewDiscord(c.HTTP, delivery.DiscordConfig{
+		Endpoint: endpoint, ThreadID: spec.Discord.ThreadID, Username: spec.Discord.Username,
+	})
 }
 
 func (c *Channels) pagerDuty(secrets *secretReader, spec v1alpha1.NotificationChannelSpec) (delivery.Sender, error) {
@@ -271,7 +295,8 @@ func (s *secretReader) value(ref v1alpha1.SecretKeyRef) []byte {
 // secretRefs returns all references to Secrets of a channel.
 func secretRefs(object *v1alpha1.NotificationChannel) []v1alpha1.SecretKeyRef {
 	refs := []v1alpha1.SecretKeyRef{
-		object.Spec.TLS.CASecretRef, object.Spec.TLS.CertSecretRef, object.Spec.TLS.KeySecretRef, object.Spec.PagerDuty.RoutingKeySecretRef,
+		object.Spec.TLS.CASecretRef, object.Spec.TLS.CertSecretRef, object.Spec.TLS.KeySecretRef,
+		object.Spec.Teams.WebhookURLSecretRef, object.Spec.Discord.WebhookURLSecretRef, object.Spec.PagerDuty.RoutingKeySecretRef,
 	}
 	if p := object.Spec.Proxy; p != nil {
 		refs = append(refs, p.URLSecretRef)

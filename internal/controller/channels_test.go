@@ -90,6 +90,18 @@ func asSlackBot(c *v1alpha1.NotificationChannel) {
 	c.Spec.Slack = &v1alpha1.SlackChannel{BotTokenSecretRef: secretRef("slack", "token"), Channel: "#alerts"}
 }
 
+// asDiscord makes a channel one to Discord.
+func asDiscord(c *v1alpha1.NotificationChannel) {
+	c.Spec.Type, c.Spec.Webhook = v1alpha1.ChannelDiscord, nil
+	c.Spec.Discord = v1alpha1.DiscordChannel{WebhookURLSecretRef: secretRef("discord", "url"), ThreadID: standin.DiscordThread, Username: "On call"}
+}
+
+// asTeams makes a channel one to a workflow of Teams.
+func asTeams(c *v1alpha1.NotificationChannel) {
+	c.Spec.Type, c.Spec.Webhook = v1alpha1.ChannelTeams, nil
+	c.Spec.Teams = v1alpha1.TeamsChannel{WebhookURLSecretRef: secretRef("teams", "url")}
+}
+
 // asPagerDuty makes it one to PagerDuty.
 func asPagerDuty(c *v1alpha1.NotificationChannel) {
 	c.Spec.Type, c.Spec.Webhook = v1alpha1.ChannelPagerDuty, nil
@@ -122,6 +134,8 @@ func TestLookup(t *testing.T) {
 		"webhook that is not":   {channel: newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.Idempotent = new(false) }), kind: v1alpha1.ChannelWebhook},
 		"file":                  {channel: newChannel(asFile), kind: v1alpha1.ChannelFile, idempotent: true},
 		"slack":                 {channel: newChannel(asSlack), kind: v1alpha1.ChannelSlack, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret slack, which does not exist: create it"},
+		"teams":                 {channel: newChannel(asTeams), kind: v1alpha1.ChannelTeams, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret teams, which does not exist: create it"},
+		"discord":               {channel: newChannel(asDiscord), kind: v1alpha1.ChannelDiscord, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret discord, which does not exist: create it"},
 		"pagerduty":             {channel: newChannel(asPagerDuty), kind: v1alpha1.ChannelPagerDuty, idempotent: true, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret pagerduty, which does not exist: create it"},
 		"missing":               {reason: "ChannelNotFound", message: "there is no NotificationChannel shop/ops: create it"},
 		"not in that namespace": {channel: newChannel(), namespace: "platform", reason: "ChannelNotFound", message: "there is no NotificationChannel platform/ops: create it"},
@@ -373,6 +387,26 @@ func TestSlackIsReachedThroughItsWebhookAndAsABot(t *testing.T) {
 	equal(t, "messages", len(slack.Messages()), 1)
 }
 
+func TestDiscordIsReachedThroughItsWebhook(t *testing.T) {
+	discord := standin.NewDiscord(t)
+	receipt, err := sendThrough(t, newChannel(asDiscord), newSecret("discord", map[string]string{"url": discord.URL + "\n"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "receipt", receipt.ExternalID, standin.DiscordThread+"/1200000000000000001")
+	equal(t, "name", discord.Messages()[0].Username, "On call")
+}
+
+func TestTeamsIsReachedThroughItsWorkflow(t *testing.T) {
+	teams := standin.NewTeams(t)
+	receipt, err := sendThrough(t, newChannel(asTeams), newSecret("teams", map[string]string{"url": teams.URL + "\n"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "receipt", receipt.ExternalID, "08584661236364846013464561000001CU16")
+	equal(t, "key", teams.Messages()[0].Key, message(newRequest(), ops, 1).Key)
+}
+
 func TestPagerDutyIsReachedWhereItsRegionIs(t *testing.T) {
 	pagerDuty := standin.NewPagerDuty(t)
 	for region, host := range map[v1alpha1.PagerDutyRegion]string{
@@ -428,24 +462,26 @@ func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 		reason  string
 		message string
 	}{
-		"no Secret":                  {channel: fromSecret, none: true, reason: "SecretNotFound", message: "the Secret hook does not exist: create it"},
-		"no entry":                   {channel: fromSecret, data: map[string]string{"URL": planted}, reason: "SecretKeyNotFound", message: "the Secret hook has no entry url: add it"},
-		"empty entry":                {channel: header, data: map[string]string{"token": ""}, reason: "SecretKeyNotFound", message: "the Secret hook has no entry token: add it"},
-		"no URL":                     {channel: fromSecret, data: map[string]string{"url": planted}, reason: delivery.ReasonInvalidURL},
-		"a URL that cannot be read":  {channel: fromSecret, data: map[string]string{"url": "https://" + planted + ".example/%zz"}, reason: delivery.ReasonInvalidURL},
-		"a header of two lines":      {channel: header, data: map[string]string{"token": planted + "\n" + planted}, reason: delivery.ReasonInvalidHeader},
-		"a signing key not encoded":  {channel: signing, data: map[string]string{"sign": "whsec_" + planted + "!"}, reason: delivery.ReasonInvalidSecret},
-		"no authority":               {channel: ca, data: map[string]string{"ca": planted}, reason: delivery.ReasonInvalidTLS},
-		"no pair":                    {channel: cert, data: map[string]string{"cert": planted, "key": planted}, reason: delivery.ReasonInvalidTLS},
-		"no key":                     {channel: cert, data: map[string]string{"cert": planted}, reason: "SecretKeyNotFound", message: "the Secret hook has no entry key: add it"},
-		"a proxy that is none":       {channel: proxy, data: map[string]string{"proxy": "socks5://" + planted}, reason: delivery.ReasonInvalidProxy},
-		"no bot token":               {channel: newChannel(asSlackBot), data: map[string]string{"url": planted}, reason: "SecretKeyNotFound", message: "the Secret slack has no entry token: add it"},
-		"a blank bot token":          {channel: newChannel(asSlackBot), data: map[string]string{"token": " \n"}, reason: delivery.ReasonInvalidSecret, message: "bot token is empty"},
-		"a bot token of two lines":   {channel: newChannel(asSlackBot), data: map[string]string{"token": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
-		"a workflow of Slack":        {channel: newChannel(asSlack), data: map[string]string{"url": "https://hooks.slack.com/triggers/" + planted}, reason: delivery.ReasonInvalidURL},
-		"no routing key":             {channel: newChannel(asPagerDuty), data: map[string]string{"token": planted}, reason: "SecretKeyNotFound", message: "the Secret pagerduty has no entry key: add it"},
-		"a routing key too short":    {channel: newChannel(asPagerDuty), data: map[string]string{"key": planted}, reason: delivery.ReasonInvalidSecret},
-		"only blanks for an address": {channel: fromSecret, data: map[string]string{"url": " \n"}, reason: delivery.ReasonInvalidURL},
+		"no Secret":                    {channel: fromSecret, none: true, reason: "SecretNotFound", message: "the Secret hook does not exist: create it"},
+		"no entry":                     {channel: fromSecret, data: map[string]string{"URL": planted}, reason: "SecretKeyNotFound", message: "the Secret hook has no entry url: add it"},
+		"empty entry":                  {channel: header, data: map[string]string{"token": ""}, reason: "SecretKeyNotFound", message: "the Secret hook has no entry token: add it"},
+		"no URL":                       {channel: fromSecret, data: map[string]string{"url": planted}, reason: delivery.ReasonInvalidURL},
+		"a URL that cannot be read":    {channel: fromSecret, data: map[string]string{"url": "https://" + planted + ".example/%zz"}, reason: delivery.ReasonInvalidURL},
+		"a header of two lines":        {channel: header, data: map[string]string{"token": planted + "\n" + planted}, reason: delivery.ReasonInvalidHeader},
+		"a signing key not encoded":    {channel: signing, data: map[string]string{"sign": "whsec_" + planted + "!"}, reason: delivery.ReasonInvalidSecret},
+		"no authority":                 {channel: ca, data: map[string]string{"ca": planted}, reason: delivery.ReasonInvalidTLS},
+		"no pair":                      {channel: cert, data: map[string]string{"cert": planted, "key": planted}, reason: delivery.ReasonInvalidTLS},
+		"no key":                       {channel: cert, data: map[string]string{"cert": planted}, reason: "SecretKeyNotFound", message: "the Secret hook has no entry key: add it"},
+		"a proxy that is none":         {channel: proxy, data: map[string]string{"proxy": "socks5://" + planted}, reason: delivery.ReasonInvalidProxy},
+		"no bot token":                 {channel: newChannel(asSlackBot), data: map[string]string{"url": planted}, reason: "SecretKeyNotFound", message: "the Secret slack has no entry token: add it"},
+		"a blank bot token":            {channel: newChannel(asSlackBot), data: map[string]string{"token": " \n"}, reason: delivery.ReasonInvalidSecret, message: "bot token is empty"},
+		"a bot token of two lines":     {channel: newChannel(asSlackBot), data: map[string]string{"token": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
+		"a workflow of Slack":          {channel: newChannel(asSlack), data: map[string]string{"url": "https://hooks.slack.com/triggers/" + planted}, reason: delivery.ReasonInvalidURL},
+		"no routing key":               {channel: newChannel(asPagerDuty), data: map[string]string{"token": planted}, reason: "SecretKeyNotFound", message: "the Secret pagerduty has no entry key: add it"},
+		"a routing key too short":      {channel: newChannel(asPagerDuty), data: map[string]string{"key": planted}, reason: delivery.ReasonInvalidSecret},
+		"a URL of Discord's for Slack": {channel: newChannel(asDiscord), data: map[string]string{"url": "https://discord.com/api/webhooks/1/" + planted + "/slack"}, reason: delivery.ReasonInvalidURL},
+		"a connector of Teams":         {channel: newChannel(asTeams), data: map[string]string{"url": "https://contoso.webhook.office.com/webhookb2/" + planted}, reason: delivery.ReasonInvalidURL},
+		"only blanks for an address":   {channel: fromSecret, data: map[string]string{"url": " \n"}, reason: delivery.ReasonInvalidURL},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var objects []client.Object
@@ -497,6 +533,8 @@ func TestEverySecretOfAChannelIsWatched(t *testing.T) {
 	equal(t, "secrets", secretNames(object), []string{"ca", "header", "pair", "proxy", "sign", "url"})
 	equal(t, "secrets of a webhook of Slack", secretNames(newChannel(asSlack)), []string{"slack"})
 	equal(t, "secrets of a bot of Slack", secretNames(newChannel(asSlackBot)), []string{"slack"})
+	equal(t, "secrets of a webhook of Discord", secretNames(newChannel(asDiscord)), []string{"discord"})
+	equal(t, "secrets of a workflow of Teams", secretNames(newChannel(asTeams)), []string{"teams"})
 	equal(t, "secrets of a plain channel", secretNames(newChannel()), nil)
 }
 

@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -59,10 +58,7 @@ func formatted(s string) slackText { return slackText{Type: "mrkdwn", Text: s, V
 // encodeSlack renders a message for a channel, which is empty for a webhook. The
 // same message gives the same bytes, and none is beyond Slack's limits.
 func encodeSlack(m *Message, channel string) []byte {
-	subject := oneLine(m.Subject)
-	if subject == "" {
-		subject = "(no subject)"
-	}
+	subject := subject(m)
 	header := plainText(fit(subject, slackHeader, asIs))
 	blocks := []slackBlock{{Type: "header", BlockID: m.Key, Text: &header}}
 	if header.Text != subject {
@@ -87,7 +83,11 @@ func section(text slackText) slackBlock { return slackBlock{Type: "section", Tex
 func slackBody(m *Message, limit int) (blocks []slackBlock) {
 	all, more := paragraphs(m)
 	markup := m.BodyFormat == "Markdown"
-	texts, cut := slackSections(all, !markup, slackSection, limit)
+	d := mrkdwn
+	if !markup {
+		d = dialect{escape: asIs} // a plain text has nothing but text
+	}
+	texts, cut := d.sections(all, slackSection, limit)
 	for _, t := range texts {
 		if markup {
 			blocks = append(blocks, section(formatted(t)))
@@ -96,22 +96,9 @@ func slackBody(m *Message, limit int) (blocks []slackBlock) {
 		}
 	}
 	if cut || more {
-		blocks = append(blocks, slackBlock{Type: "context", Elements: []slackText{formatted(cutNote(m))}})
+		blocks = append(blocks, slackBlock{Type: "context", Elements: []slackText{formatted(mrkdwn.cutNote(m, "Slack", slackNote))}})
 	}
 	return blocks
-}
-
-// cutNote says that a body was cut and where there is more.
-func cutNote(m *Message) string {
-	note := fmt.Sprintf("_Cut to what Slack takes. All of it is in the NotificationRequest %s/%s._",
-		fit(oneLine(m.Namespace), 63, escapeMrkdwn), fit(oneLine(m.Name), 253, escapeMrkdwn))
-	for _, l := range m.Links {
-		address := safeURL(l.URL)
-		if link := slackLink(address, oneLine(l.Label), slackNote-units(note)-1); address != "" && strings.HasPrefix(link, "<") {
-			return note + " " + link
-		}
-	}
-	return note
 }
 
 // slackRest renders what stands below the body.
@@ -125,24 +112,15 @@ func slackRest(m *Message) (blocks []slackBlock) {
 		}
 		blocks = append(blocks, slackBlock{Type: "section", Fields: fields})
 	}
-	if text := slackLinkList(m.Links); text != "" {
+	if text := mrkdwn.linkList(m.Links, slackFact, slackLinks); text != "" {
 		blocks = append(blocks, section(formatted(text)))
 	}
-	var facts []slackText
-	for _, fact := range []struct{ name, value string }{
-		{"Priority", m.Priority},
-		{"Severity", m.Severity},
-		{"Type", m.Type},
-		{"Regarding", m.Regarding.String()},
-		{"Request", strings.Trim(m.Namespace+"/"+m.Name, "/")},
-		{"Correlation", m.CorrelationID},
-	} {
-		if value := oneLine(fact.value); value != "" {
-			facts = append(facts, formatted(slackPair(fact.name, value, " ", slackFact)))
-		}
+	var small []slackText
+	for _, f := range facts(m) {
+		small = append(small, formatted(slackPair(f.name, f.value, " ", slackFact)))
 	}
-	if facts != nil {
-		blocks = append(blocks, slackBlock{Type: "context", Elements: facts})
+	if small != nil {
+		blocks = append(blocks, slackBlock{Type: "context", Elements: small})
 	}
 	return blocks
 }
@@ -155,36 +133,6 @@ func slackPair(name, value, between string, limit int) string {
 	}
 	name = "*" + name + "*" + between
 	return name + fit(strings.TrimSpace(printable(value)), limit-units(name), escapeMrkdwn)
-}
-
-// slackLinkList has a line for each link, as many as there is room for.
-func slackLinkList(links []Link) string {
-	var b strings.Builder
-	const reserved = len("\n_Left out: 16_")
-	left, omitted := slackLinks-reserved, 0
-	for _, l := range links {
-		line := fit(oneLine(strings.TrimSpace(l.Label+" "+l.URL)), slackFact, escapeMrkdwn)
-		if address := safeURL(l.URL); address != "" {
-			line = slackLink(address, oneLine(l.Label), left-1)
-			if !strings.HasPrefix(line, "<") {
-				omitted++
-				continue
-			}
-		}
-		if line == "" {
-			continue
-		}
-		if units(line)+1 > left {
-			omitted++
-			continue
-		}
-		left -= units(line) + 1
-		b.WriteString(line + "\n")
-	}
-	if omitted > 0 {
-		fmt.Fprintf(&b, "_Left out: %d_", omitted)
-	}
-	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // length is that of all texts together.

@@ -10,7 +10,7 @@ import (
 
 func rendered(body string, limit, total int) (sections []string, cut bool) {
 	all, more := paragraphs(&Message{Body: body, BodyFormat: "Markdown"})
-	sections, cut = slackSections(all, false, limit, total)
+	sections, cut = mrkdwn.sections(all, limit, total)
 	return sections, cut || more
 }
 
@@ -51,6 +51,7 @@ func TestMarkdownComesOutAsSlackWritesIt(t *testing.T) {
 		"\\*a\\* \\<!here> \\&amp;":                  "*a* &lt;!here&gt; &amp;amp;",
 		"a\x00b\u202ec\xff\r\nd":                     "abc\ufffd\nd",
 		" \n\t":                                      "",
+		"> a\n>\n> ```\n> <b>\n> ```\n>\n> c":        "> a\n\n```\n&lt;b&gt;\n```\n\n> c",
 	} {
 		sections, cut := rendered(body, slackSection, slackTotal)
 		if got := strings.Join(sections, "|"); got != want || cut {

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"encoding/json"
+	"fmt"
 	"html"
 	"iter"
 	"net/url"
@@ -101,14 +102,19 @@ const ellipsis = "…"
 // fit escapes a text and cuts it, between two characters, to at most limit units
 // of what comes out.
 func fit(s string, limit int, escape func(string) string) string {
-	if whole := escape(s); units(whole) <= limit {
+	return fitBy(units, s, limit, escape)
+}
+
+// fitBy does what fit does where a text's length is another one.
+func fitBy(length func(string) int, s string, limit int, escape func(string) string) string {
+	if whole := escape(s); length(whole) <= limit {
 		return whole
 	}
 	var b strings.Builder
-	left := limit - units(ellipsis)
+	left := limit - length(ellipsis)
 	for c := range characters(s) {
 		escaped := escape(c)
-		if left -= units(escaped); left < 0 {
+		if left -= length(escaped); left < 0 {
 			break
 		}
 		b.WriteString(escaped)
@@ -118,6 +124,40 @@ func fit(s string, limit int, escape func(string) string) string {
 
 // asIs escapes nothing.
 func asIs(s string) string { return s }
+
+// subject is a message's subject in one line, never empty.
+func subject(m *Message) string {
+	if s := oneLine(m.Subject); s != "" {
+		return s
+	}
+	return "(no subject)"
+}
+
+// fact is something about a message that stands beside what it says.
+type fact struct{ name, value string }
+
+// facts returns what there is to say about a message, each in one line.
+func facts(m *Message) (all []fact) {
+	for _, f := range []fact{
+		{"Priority", m.Priority},
+		{"Severity", m.Severity},
+		{"Type", m.Type},
+		{"Regarding", m.Regarding.String()},
+		{"Request", strings.Trim(m.Namespace+"/"+m.Name, "/")},
+		{"Correlation", m.CorrelationID},
+	} {
+		if f.value = oneLine(f.value); f.value != "" {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// cutNote says that a body was cut and where all of it is.
+func cutNote(m *Message, provider string, escape func(string) string) string {
+	return fmt.Sprintf("Cut to what %s takes. All of it is in the NotificationRequest %s/%s.",
+		provider, fit(oneLine(m.Namespace), 63, escape), fit(oneLine(m.Name), 253, escape))
+}
 
 // cut shortens valid UTF-8 to at most limit bytes without splitting a rune.
 func cut(s string, limit int) string {

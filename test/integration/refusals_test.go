@@ -98,6 +98,26 @@ spec:
   slack: {botTokenSecretRef: {name: s, key: k}, channel: "#alerts"}
 `
 
+const validDiscord = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationChannel
+metadata: {name: valid}
+spec:
+  type: Discord
+  discord: {webhookURLSecretRef: {name: s, key: k}, threadID: "1187452905223458876", username: On call}
+  proxy: {url: "http://proxy.example.com:3128"}
+`
+
+const validTeams = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationChannel
+metadata: {name: valid}
+spec:
+  type: Teams
+  teams: {webhookURLSecretRef: {name: s, key: k}}
+  tls: {caSecretRef: {name: s, key: ca}}
+`
+
 const validPagerDuty = `
 apiVersion: notification.kubernaut.ai/v1alpha1
 kind: NotificationChannel
@@ -267,7 +287,7 @@ var changes = []refusal{
 const oneAddress = "needs exactly one of url and urlSecretRef"
 
 var webhookRefusals = slices.Concat(
-	word("spec.type", "Webhook", "Slack", "PagerDuty", "File"),
+	word("spec.type", "Webhook", "Slack", "Teams", "Discord", "PagerDuty", "File"),
 	text("spec.webhook.url", 8, 2048),
 	word("spec.webhook.format", "JSON", "Alertmanager", "CloudEvents"),
 	secretRef("spec.webhook.signingSecretRef"),
@@ -302,6 +322,8 @@ var webhookRefusals = slices.Concat(
 		{path: "spec.allowedNamespaces[1]", value: "team", want: `Duplicate value: "team"`},
 		{path: "spec.webhook", at: "spec", want: "needs webhook where type is Webhook, and must not have it otherwise"},
 		{path: "spec.slack", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
+		{path: "spec.teams", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs teams where type is Teams, and must not have it otherwise"},
+		{path: "spec.discord", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs discord where type is Discord, and must not have it otherwise"},
 		{path: "spec.pagerDuty", value: map[string]any{"routingKeySecretRef": someKey}, at: "spec", want: "needs pagerDuty where type is PagerDuty, and must not have it otherwise"},
 		{path: "spec.file", value: map[string]any{"directory": "d"}, at: "spec", want: "needs file where type is File, and must not have it otherwise"},
 	},
@@ -337,6 +359,37 @@ var slackBotRefusals = slices.Concat(
 		{path: "spec.slack.channel", value: "two words", want: badChannel},
 		{path: "spec.slack.channel", value: "<!channel>", want: badChannel},
 		{path: "spec.slack.channel", value: "alerts\n", want: badChannel},
+	},
+)
+
+const (
+	badThread = "must be a thread's ID, which has 15 to 20 digits"
+	badAuthor = "must be a name in one line, and not have clyde or discord in it, which Discord refuses"
+)
+
+var discordRefusals = slices.Concat(
+	secretRef("spec.discord.webhookURLSecretRef"),
+	text("spec.discord.threadID", 1, 20),
+	text("spec.discord.username", 1, 80),
+	[]refusal{
+		{path: "spec.discord", at: "spec", want: "needs discord where type is Discord, and must not have it otherwise"},
+		{path: "spec.discord.webhookURLSecretRef", want: "Required value"},
+		{path: "spec.discord.threadID", value: "general", want: badThread},
+		{path: "spec.discord.threadID", value: "12345678901234", want: badThread},
+		{path: "spec.discord.username", value: "My Discord", want: badAuthor},
+		{path: "spec.discord.username", value: "CLYDE", want: badAuthor},
+		{path: "spec.discord.username", value: "two\nlines", want: badAuthor},
+		{path: "spec.discord.username", value: "  ", want: badAuthor},
+		{path: "spec.discord.webhookURL", value: "https://discord.com/api/webhooks/1/x", want: `unknown field "spec.discord.webhookURL"`},
+	},
+)
+
+var teamsRefusals = slices.Concat(
+	secretRef("spec.teams.webhookURLSecretRef"),
+	[]refusal{
+		{path: "spec.teams", at: "spec", want: "needs teams where type is Teams, and must not have it otherwise"},
+		{path: "spec.teams.webhookURLSecretRef", want: "Required value"},
+		{path: "spec.teams.webhookURL", value: "https://x.environment.api.powerplatform.com/", want: `unknown field "spec.teams.webhookURL"`},
 	},
 )
 

@@ -41,7 +41,7 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 		return refusals
 	}
 	create := func(o *unstructured.Unstructured) error { return strict.Create(t.Context(), o, client.DryRunAll) }
-	for _, valid := range []string{validRequest, validWebhook, validSecretWebhook, validSlackHook, validSlackBot, validPagerDuty, validFile, validRoute} {
+	for _, valid := range []string{validRequest, validWebhook, validSecretWebhook, validSlackHook, validSlackBot, validTeams, validDiscord, validPagerDuty, validFile, validRoute} {
 		if err := create(parse(t, valid, namespace)); err != nil {
 			t.Errorf("a valid object is refused: %v", err)
 		}
@@ -67,6 +67,8 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 	tried = append(tried, try(validSecretWebhook, slices.Concat(secretRef("spec.webhook.urlSecretRef"), secretRef("spec.proxy.urlSecretRef")), create)...)
 	tried = append(tried, try(validSlackHook, slackHookRefusals, create)...)
 	tried = append(tried, try(validSlackBot, slackBotRefusals, create)...)
+	tried = append(tried, try(validTeams, teamsRefusals, create)...)
+	tried = append(tried, try(validDiscord, discordRefusals, create)...)
 	tried = append(tried, try(validPagerDuty, pagerDutyRefusals, create)...)
 	tried = append(tried, try(validFile, fileRefusals, create)...)
 	wantAllRules(t, "../../config/crd/notification.kubernaut.ai_notificationchannels.yaml", tried)
