@@ -6,13 +6,14 @@ import (
 
 // ChannelType says what is behind a channel.
 //
-// +kubebuilder:validation:Enum=Webhook;Slack;File
+// +kubebuilder:validation:Enum=Webhook;Slack;Email;File
 type ChannelType string
 
 // Channel types. Console is built in and stands in no NotificationChannel.
 const (
 	ChannelWebhook ChannelType = "Webhook"
 	ChannelSlack   ChannelType = "Slack"
+	ChannelEmail   ChannelType = "Email"
 	ChannelFile    ChannelType = "File"
 	ChannelConsole ChannelType = "Console"
 )
@@ -100,6 +101,114 @@ type SlackChannel struct {
 	Channel string `json:"channel,omitempty"`
 }
 
+// EmailAddress is an address such as ops@example.com, without a name and in ASCII:
+// a domain beyond that is written as its xn-- form.
+//
+// +kubebuilder:validation:MinLength=3
+// +kubebuilder:validation:MaxLength=254
+// +kubebuilder:validation:XValidation:rule="self.matches(r'^[A-Za-z0-9!#$%&\\x27*+/=?^_\\x60{|}~-]+([.][A-Za-z0-9!#$%&\\x27*+/=?^_\\x60{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$')",message="must be an address such as ops@example.com, and nothing else"
+type EmailAddress string
+
+// EmailEncryption says how the connection to a mail server is encrypted.
+//
+// +kubebuilder:validation:Enum=StartTLS;TLS;None
+type EmailEncryption string
+
+// How the connection to a mail server is encrypted.
+const (
+	// EmailStartTLS begins in the clear and sends nothing before it is encrypted.
+	EmailStartTLS EmailEncryption = "StartTLS"
+	// EmailTLS encrypts from the first byte on.
+	EmailTLS EmailEncryption = "TLS"
+	// EmailNone encrypts nothing.
+	EmailNone EmailEncryption = "None"
+)
+
+// EmailMechanism is a way to prove who one is to a mail server.
+//
+// +kubebuilder:validation:Enum=Plain;Login;XOAUTH2
+type EmailMechanism string
+
+// Ways to prove who one is to a mail server.
+const (
+	EmailPlain   EmailMechanism = "Plain"
+	EmailLogin   EmailMechanism = "Login"
+	EmailXOAUTH2 EmailMechanism = "XOAUTH2"
+)
+
+// EmailAuth is what a mail server asks for before it takes mail.
+type EmailAuth struct {
+	// mechanism is Plain, Login or XOAUTH2. The server has to offer it.
+	// +optional
+	// +default="Plain"
+	Mechanism EmailMechanism `json:"mechanism,omitempty"`
+
+	// username is the name of the account, often its address.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=254
+	// +kubebuilder:validation:XValidation:rule="!self.matches('[[:cntrl:]]')",message="has a control character, such as a line break: remove it"
+	Username string `json:"username,omitempty"`
+
+	// passwordSecretRef is where the password is kept, with XOAUTH2 an OAuth 2.0
+	// access token. Tokens expire: something has to write new ones into the Secret.
+	// +required
+	PasswordSecretRef SecretKeyRef `json:"passwordSecretRef,omitzero"`
+}
+
+// EmailChannel sends the message by SMTP, as one mail to all recipients. Mail knows
+// no idempotency key: a message in doubt is a matter of the request's onAmbiguous.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.auth) || self.encryption != 'None'",message="has auth and the encryption None, with which the password could be read on the way: remove auth, or set encryption to StartTLS or TLS"
+type EmailChannel struct {
+	// host is the mail server's name, for example smtp.example.com, or its IP address.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="isIP(self) || self.matches('^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$')",message="must be a host's name, such as smtp.example.com, or an IP address"
+	Host string `json:"host,omitempty"`
+
+	// port is the mail server's port: 587 is for StartTLS, 465 for TLS.
+	// +optional
+	// +default=587
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port int32 `json:"port,omitempty"`
+
+	// encryption is StartTLS, TLS or None. With StartTLS nothing is sent to a server
+	// that does not offer it. None is only for addresses that the controller's flag
+	// --delivery-allow-networks contains.
+	// +optional
+	// +default="StartTLS"
+	Encryption EmailEncryption `json:"encryption,omitempty"`
+
+	// from is the sender's address, which has to be one that the server lets us use.
+	// +required
+	From EmailAddress `json:"from,omitempty"`
+
+	// to are the recipients, from 1 to 50. Where the server refuses one of them or
+	// of cc, nobody is sent anything.
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=50
+	To []EmailAddress `json:"to,omitempty"`
+
+	// cc are further recipients, up to 50.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=50
+	CC []EmailAddress `json:"cc,omitempty"`
+
+	// replyTo is where answers go. They go to from where it is not given.
+	// +optional
+	ReplyTo EmailAddress `json:"replyTo,omitempty"`
+
+	// auth is what the server asks for before it takes mail.
+	// +optional
+	Auth EmailAuth `json:"auth,omitzero"`
+}
+
 // FileChannel writes each message as a JSON file of its own.
 type FileChannel struct {
 	// directory is where the files go, beneath a directory of the channel's namespace
@@ -150,10 +259,12 @@ type ProxyConfig struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.slack) == (self.type == 'Slack')",message="needs slack where type is Slack, and must not have it otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.email) == (self.type == 'Email')",message="needs email where type is Email, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="has(self.file) == (self.type == 'File')",message="needs file where type is File, and must not have it otherwise"
 // +kubebuilder:validation:XValidation:rule="self.type != 'File' || (!has(self.tls) && !has(self.proxy))",message="has tls or proxy, which the type File does not use: remove them"
+// +kubebuilder:validation:XValidation:rule="self.type != 'Email' || !has(self.proxy)",message="has proxy, which the type Email does not use: remove it"
 type NotificationChannelSpec struct {
-	// type is Webhook, Slack or File. The member of the same name configures it.
+	// type is Webhook, Slack, Email or File. The member of the same name configures it.
 	// +required
 	Type ChannelType `json:"type,omitempty"`
 
@@ -164,6 +275,10 @@ type NotificationChannelSpec struct {
 	// slack configures the type Slack.
 	// +optional
 	Slack *SlackChannel `json:"slack,omitempty"`
+
+	// email configures the type Email.
+	// +optional
+	Email EmailChannel `json:"email,omitzero"`
 
 	// file configures the type File.
 	// +optional
@@ -180,7 +295,7 @@ type NotificationChannelSpec struct {
 	TLS TLSConfig `json:"tls,omitzero"`
 
 	// proxy is an HTTP proxy on the way to the receiver. The environment's proxies
-	// are not used. Not for the type File.
+	// are not used. Not for the types Email and File.
 	// +optional
 	Proxy *ProxyConfig `json:"proxy,omitempty"`
 

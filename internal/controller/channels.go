@@ -26,7 +26,8 @@ type Channels struct {
 	Reader client.Reader
 	// Secrets reads Secrets from the API server, so that none is kept in memory.
 	Secrets client.Reader
-	// HTTP is the client of all channels over HTTP.
+	// HTTP is the client of all channels over HTTP. It knows which networks any
+	// channel may reach.
 	HTTP *delivery.HTTP
 	// Console is the sender of the built-in channel.
 	Console delivery.Sender
@@ -140,6 +141,8 @@ func (c *Channels) sender(ctx context.Context, object *v1alpha1.NotificationChan
 		return delivery.NewFile(c.FileRoot, filepath.Join(object.Namespace, spec.File.Directory))
 	case v1alpha1.ChannelSlack:
 		return c.slack(&secrets, spec)
+	case v1alpha1.ChannelEmail:
+		return c.email(&secrets, spec)
 	default:
 		return c.webhook(&secrets, spec)
 	}
@@ -171,6 +174,26 @@ func (c *Channels) slack(secrets *secretReader, spec v1alpha1.NotificationChanne
 	return delivery.NewSlack(c.HTTP, config)
 }
 
+func (c *Channels) email(secrets *secretReader, spec v1alpha1.NotificationChannelSpec) (delivery.Sender, error) {
+	config := delivery.EmailConfig{
+		Endpoint: secrets.endpoint(spec),
+		Host:     spec.Email.Host, Port: spec.Email.Port, Encryption: string(spec.Email.Encryption),
+		From: string(spec.Email.From), ReplyTo: string(spec.Email.ReplyTo),
+		Mechanism: string(spec.Email.Auth.Mechanism), Username: spec.Email.Auth.Username,
+		Password: secrets.text("", spec.Email.Auth.PasswordSecretRef),
+	}
+	for _, to := range spec.Email.To {
+		config.To = append(config.To, string(to))
+	}
+	for _, cc := range spec.Email.CC {
+		config.Cc = append(config.Cc, string(cc))
+	}
+	if secrets.err != nil {
+		return nil, secrets.err
+	}
+	return delivery.NewEmail(c.HTTP, config)
+}
+
 // secretReader reads the entries of Secrets and keeps the first error.
 type secretReader struct {
 	ctx       context.Context
@@ -180,7 +203,7 @@ type secretReader struct {
 	err       error
 }
 
-// endpoint returns what all channels over HTTP have in common.
+// endpoint returns what all channels over a network have in common.
 func (s *secretReader) endpoint(spec v1alpha1.NotificationChannelSpec) delivery.Endpoint {
 	endpoint := delivery.Endpoint{
 		Timeout: spec.Timeout.Value(),
@@ -234,7 +257,10 @@ func (s *secretReader) value(ref v1alpha1.SecretKeyRef) []byte {
 
 // secretRefs returns all references to Secrets of a channel.
 func secretRefs(object *v1alpha1.NotificationChannel) []v1alpha1.SecretKeyRef {
-	refs := []v1alpha1.SecretKeyRef{object.Spec.TLS.CASecretRef, object.Spec.TLS.CertSecretRef, object.Spec.TLS.KeySecretRef}
+	refs := []v1alpha1.SecretKeyRef{
+		object.Spec.TLS.CASecretRef, object.Spec.TLS.CertSecretRef, object.Spec.TLS.KeySecretRef,
+		object.Spec.Email.Auth.PasswordSecretRef,
+	}
 	if p := object.Spec.Proxy; p != nil {
 		refs = append(refs, p.URLSecretRef)
 	}

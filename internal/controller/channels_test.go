@@ -84,6 +84,16 @@ func asSlack(c *v1alpha1.NotificationChannel) {
 	c.Spec.Slack = &v1alpha1.SlackChannel{WebhookURLSecretRef: secretRef("slack", "url")}
 }
 
+// asEmail makes a channel one by mail, with a password.
+func asEmail(c *v1alpha1.NotificationChannel) {
+	c.Spec.Type, c.Spec.Webhook = v1alpha1.ChannelEmail, nil
+	c.Spec.Email = v1alpha1.EmailChannel{
+		Host: "mail.example.com", Port: 587, Encryption: v1alpha1.EmailStartTLS,
+		From: "robot@example.com", To: []v1alpha1.EmailAddress{"ops@example.com"}, CC: []v1alpha1.EmailAddress{"archive@example.com"}, ReplyTo: "help@example.com",
+		Auth: v1alpha1.EmailAuth{Mechanism: v1alpha1.EmailPlain, Username: "robot", PasswordSecretRef: secretRef("mail", "password")},
+	}
+}
+
 // asSlackBot makes it one by a bot.
 func asSlackBot(c *v1alpha1.NotificationChannel) {
 	asSlack(c)
@@ -116,6 +126,7 @@ func TestLookup(t *testing.T) {
 		"webhook that is not":   {channel: newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.Idempotent = new(false) }), kind: v1alpha1.ChannelWebhook},
 		"file":                  {channel: newChannel(asFile), kind: v1alpha1.ChannelFile, idempotent: true},
 		"slack":                 {channel: newChannel(asSlack), kind: v1alpha1.ChannelSlack, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret slack, which does not exist: create it"},
+		"email":                 {channel: newChannel(asEmail), kind: v1alpha1.ChannelEmail, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret mail, which does not exist: create it"},
 		"missing":               {reason: "ChannelNotFound", message: "there is no NotificationChannel shop/ops: create it"},
 		"not in that namespace": {channel: newChannel(), namespace: "platform", reason: "ChannelNotFound", message: "there is no NotificationChannel platform/ops: create it"},
 		"not allowed": {
@@ -366,6 +377,28 @@ func TestSlackIsReachedThroughItsWebhookAndAsABot(t *testing.T) {
 	equal(t, "messages", len(slack.Messages()), 1)
 }
 
+func TestEmailIsReachedOverTLSWithThePassword(t *testing.T) {
+	// httptest's certificate is good for 127.0.0.1.
+	web := httptest.NewTLSServer(nil)
+	defer web.Close()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})
+	server := standin.NewSMTP(t, standin.SMTPOptions{TLS: web.TLS, Username: "robot", Password: planted})
+	object := newChannel(asEmail, func(c *v1alpha1.NotificationChannel) {
+		c.Spec.Email.Host, c.Spec.Email.Port = server.Host, server.Port
+		c.Spec.TLS.CASecretRef = secretRef("mail", "ca")
+	})
+	receipt, err := sendThrough(t, object, newSecret("mail", map[string]string{"password": planted + "\n", "ca": string(ca)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "receipt", receipt.ExternalID, "4F1C0001")
+	got := server.Mails()[0]
+	equal(t, "envelope", []string{got.From, strings.Join(got.To, " "), got.Username}, []string{"robot@example.com", "ops@example.com archive@example.com", "robot"})
+	if !strings.Contains(string(got.Content), "Reply-To: help@example.com\r\n") {
+		t.Errorf("the mail is %s", got.Content)
+	}
+}
+
 func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 	hook := func(change func(*v1alpha1.NotificationChannel)) *v1alpha1.NotificationChannel {
 		return newChannel(change)
@@ -405,6 +438,8 @@ func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 		"no bot token":               {channel: newChannel(asSlackBot), data: map[string]string{"url": planted}, reason: "SecretKeyNotFound", message: "the Secret slack has no entry token: add it"},
 		"a blank bot token":          {channel: newChannel(asSlackBot), data: map[string]string{"token": " \n"}, reason: delivery.ReasonInvalidSecret, message: "bot token is empty"},
 		"a bot token of two lines":   {channel: newChannel(asSlackBot), data: map[string]string{"token": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
+		"a password of two lines":    {channel: newChannel(asEmail), data: map[string]string{"password": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
+		"no password":                {channel: newChannel(asEmail), data: map[string]string{"token": planted}, reason: "SecretKeyNotFound", message: "the Secret mail has no entry password: add it"},
 		"a workflow of Slack":        {channel: newChannel(asSlack), data: map[string]string{"url": "https://hooks.slack.com/triggers/" + planted}, reason: delivery.ReasonInvalidURL},
 		"only blanks for an address": {channel: fromSecret, data: map[string]string{"url": " \n"}, reason: delivery.ReasonInvalidURL},
 	} {
@@ -458,6 +493,7 @@ func TestEverySecretOfAChannelIsWatched(t *testing.T) {
 	equal(t, "secrets", secretNames(object), []string{"ca", "header", "pair", "proxy", "sign", "url"})
 	equal(t, "secrets of a webhook of Slack", secretNames(newChannel(asSlack)), []string{"slack"})
 	equal(t, "secrets of a bot of Slack", secretNames(newChannel(asSlackBot)), []string{"slack"})
+	equal(t, "secrets of a mail server", secretNames(newChannel(asEmail)), []string{"mail"})
 	equal(t, "secrets of a plain channel", secretNames(newChannel()), nil)
 }
 

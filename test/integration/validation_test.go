@@ -41,7 +41,7 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 		return refusals
 	}
 	create := func(o *unstructured.Unstructured) error { return strict.Create(t.Context(), o, client.DryRunAll) }
-	for _, valid := range []string{validRequest, validWebhook, validSecretWebhook, validSlackHook, validSlackBot, validFile} {
+	for _, valid := range []string{validRequest, validWebhook, validSecretWebhook, validSlackHook, validSlackBot, validEmail, validRelay, validFile} {
 		if err := create(parse(t, valid, namespace)); err != nil {
 			t.Errorf("a valid object is refused: %v", err)
 		}
@@ -67,6 +67,7 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 	tried = append(tried, try(validSecretWebhook, slices.Concat(secretRef("spec.webhook.urlSecretRef"), secretRef("spec.proxy.urlSecretRef")), create)...)
 	tried = append(tried, try(validSlackHook, slackHookRefusals, create)...)
 	tried = append(tried, try(validSlackBot, slackBotRefusals, create)...)
+	tried = append(tried, try(validEmail, emailRefusals, create)...)
 	tried = append(tried, try(validFile, fileRefusals, create)...)
 	wantAllRules(t, "../../config/crd/notification.kubernaut.ai_notificationchannels.yaml", tried)
 }
@@ -114,7 +115,7 @@ func set(object map[string]any, path string, value any) {
 var keywords = map[string]string{
 	"enum": "Unsupported value", "minLength": "should be at least", "maxLength": "Too long", "pattern": "should match",
 	"minimum": "greater than or equal", "maximum": "less than or equal", "maxItems": "Too many", "maxProperties": "Too many",
-	"minProperties": "should have at least",
+	"minProperties": "should have at least", "minItems": "should have at least",
 }
 
 // wantAllRules fails the test where a rule or a limit of a kind's spec was not tried.
