@@ -26,7 +26,8 @@ type Channels struct {
 	Reader client.Reader
 	// Secrets reads Secrets from the API server, so that none is kept in memory.
 	Secrets client.Reader
-	// HTTP is the client of all channels over HTTP.
+	// HTTP is the client of all channels over HTTP. It knows which networks any
+	// channel may reach.
 	HTTP *delivery.HTTP
 	// Console is the sender of the built-in channel.
 	Console delivery.Sender
@@ -155,6 +156,8 @@ func (c *Channels) sender(ctx context.Context, object *v1alpha1.NotificationChan
 		return c.teams(&secrets, spec)
 	case v1alpha1.ChannelDiscord:
 		return c.discord(&secrets, spec)
+	case v1alpha1.ChannelEmail:
+		return c.email(&secrets, spec)
 	case v1alpha1.ChannelPagerDuty:
 		return c.pagerDuty(&secrets, spec)
 	default:
@@ -210,6 +213,26 @@ func (c *Channels) discord(secrets *secretReader, spec v1alpha1.NotificationChan
 	})
 }
 
+func (c *Channels) email(secrets *secretReader, spec v1alpha1.NotificationChannelSpec) (delivery.Sender, error) {
+	config := delivery.EmailConfig{
+		Endpoint: secrets.endpoint(spec),
+		Host:     spec.Email.Host, Port: spec.Email.Port, Encryption: string(spec.Email.Encryption),
+		From: string(spec.Email.From), ReplyTo: string(spec.Email.ReplyTo),
+		Mechanism: string(spec.Email.Auth.Mechanism), Username: spec.Email.Auth.Username,
+		Password: secrets.text("", spec.Email.Auth.PasswordSecretRef),
+	}
+	for _, to := range spec.Email.To {
+		config.To = append(config.To, string(to))
+	}
+	for _, cc := range spec.Email.CC {
+		config.Cc = append(config.Cc, string(cc))
+	}
+	if secrets.err != nil {
+		return nil, secrets.err
+	}
+	return delivery.NewEmail(c.HTTP, config)
+}
+
 func (c *Channels) pagerDuty(secrets *secretReader, spec v1alpha1.NotificationChannelSpec) (delivery.Sender, error) {
 	p := spec.PagerDuty
 	config := delivery.PagerDutyConfig{
@@ -240,7 +263,7 @@ type secretReader struct {
 	err       error
 }
 
-// endpoint returns what all channels over HTTP have in common.
+// endpoint returns what all channels over a network have in common.
 func (s *secretReader) endpoint(spec v1alpha1.NotificationChannelSpec) delivery.Endpoint {
 	endpoint := delivery.Endpoint{
 		Timeout: spec.Timeout.Value(),
@@ -296,7 +319,8 @@ func (s *secretReader) value(ref v1alpha1.SecretKeyRef) []byte {
 func secretRefs(object *v1alpha1.NotificationChannel) []v1alpha1.SecretKeyRef {
 	refs := []v1alpha1.SecretKeyRef{
 		object.Spec.TLS.CASecretRef, object.Spec.TLS.CertSecretRef, object.Spec.TLS.KeySecretRef,
-		object.Spec.Teams.WebhookURLSecretRef, object.Spec.Discord.WebhookURLSecretRef, object.Spec.PagerDuty.RoutingKeySecretRef,
+		object.Spec.Teams.WebhookURLSecretRef, object.Spec.Discord.WebhookURLSecretRef, object.Spec.Email.Auth.PasswordSecretRef,
+		object.Spec.PagerDuty.RoutingKeySecretRef,
 	}
 	if p := object.Spec.Proxy; p != nil {
 		refs = append(refs, p.URLSecretRef)

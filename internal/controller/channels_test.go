@@ -84,6 +84,16 @@ func asSlack(c *v1alpha1.NotificationChannel) {
 	c.Spec.Slack = &v1alpha1.SlackChannel{WebhookURLSecretRef: secretRef("slack", "url")}
 }
 
+// asEmail makes a channel one by mail, with a password.
+func asEmail(c *v1alpha1.NotificationChannel) {
+	c.Spec.Type, c.Spec.Webhook = v1alpha1.ChannelEmail, nil
+	c.Spec.Email = v1alpha1.EmailChannel{
+		Host: "mail.example.com", Port: 587, Encryption: v1alpha1.EmailStartTLS,
+		From: "robot@example.com", To: []v1alpha1.EmailAddress{"ops@example.com"}, CC: []v1alpha1.EmailAddress{"archive@example.com"}, ReplyTo: "help@example.com",
+		Auth: v1alpha1.EmailAuth{Mechanism: v1alpha1.EmailPlain, Username: "robot", PasswordSecretRef: secretRef("mail", "password")},
+	}
+}
+
 // asSlackBot makes it one by a bot.
 func asSlackBot(c *v1alpha1.NotificationChannel) {
 	asSlack(c)
@@ -137,6 +147,7 @@ func TestLookup(t *testing.T) {
 		"teams":                 {channel: newChannel(asTeams), kind: v1alpha1.ChannelTeams, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret teams, which does not exist: create it"},
 		"discord":               {channel: newChannel(asDiscord), kind: v1alpha1.ChannelDiscord, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret discord, which does not exist: create it"},
 		"pagerduty":             {channel: newChannel(asPagerDuty), kind: v1alpha1.ChannelPagerDuty, idempotent: true, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret pagerduty, which does not exist: create it"},
+		"email":                 {channel: newChannel(asEmail), kind: v1alpha1.ChannelEmail, reason: "SecretNotFound", message: "the channel shop/ops needs the Secret mail, which does not exist: create it"},
 		"missing":               {reason: "ChannelNotFound", message: "there is no NotificationChannel shop/ops: create it"},
 		"not in that namespace": {channel: newChannel(), namespace: "platform", reason: "ChannelNotFound", message: "there is no NotificationChannel platform/ops: create it"},
 		"not allowed": {
@@ -437,6 +448,28 @@ func TestPagerDutyIsReachedWhereItsRegionIs(t *testing.T) {
 	}
 }
 
+func TestEmailIsReachedOverTLSWithThePassword(t *testing.T) {
+	// httptest's certificate is good for 127.0.0.1.
+	web := httptest.NewTLSServer(nil)
+	defer web.Close()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})
+	server := standin.NewSMTP(t, standin.SMTPOptions{TLS: web.TLS, Username: "robot", Password: planted})
+	object := newChannel(asEmail, func(c *v1alpha1.NotificationChannel) {
+		c.Spec.Email.Host, c.Spec.Email.Port = server.Host, server.Port
+		c.Spec.TLS.CASecretRef = secretRef("mail", "ca")
+	})
+	receipt, err := sendThrough(t, object, newSecret("mail", map[string]string{"password": planted + "\n", "ca": string(ca)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "receipt", receipt.ExternalID, "4F1C0001")
+	got := server.Mails()[0]
+	equal(t, "envelope", []string{got.From, strings.Join(got.To, " "), got.Username}, []string{"robot@example.com", "ops@example.com archive@example.com", "robot"})
+	if !strings.Contains(string(got.Content), "Reply-To: help@example.com\r\n") {
+		t.Errorf("the mail is %s", got.Content)
+	}
+}
+
 func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 	hook := func(change func(*v1alpha1.NotificationChannel)) *v1alpha1.NotificationChannel {
 		return newChannel(change)
@@ -481,6 +514,8 @@ func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 		"a routing key too short":      {channel: newChannel(asPagerDuty), data: map[string]string{"key": planted}, reason: delivery.ReasonInvalidSecret},
 		"a URL of Discord's for Slack": {channel: newChannel(asDiscord), data: map[string]string{"url": "https://discord.com/api/webhooks/1/" + planted + "/slack"}, reason: delivery.ReasonInvalidURL},
 		"a connector of Teams":         {channel: newChannel(asTeams), data: map[string]string{"url": "https://contoso.webhook.office.com/webhookb2/" + planted}, reason: delivery.ReasonInvalidURL},
+		"a password of two lines":      {channel: newChannel(asEmail), data: map[string]string{"password": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
+		"no password":                  {channel: newChannel(asEmail), data: map[string]string{"token": planted}, reason: "SecretKeyNotFound", message: "the Secret mail has no entry password: add it"},
 		"only blanks for an address":   {channel: fromSecret, data: map[string]string{"url": " \n"}, reason: delivery.ReasonInvalidURL},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -535,6 +570,7 @@ func TestEverySecretOfAChannelIsWatched(t *testing.T) {
 	equal(t, "secrets of a bot of Slack", secretNames(newChannel(asSlackBot)), []string{"slack"})
 	equal(t, "secrets of a webhook of Discord", secretNames(newChannel(asDiscord)), []string{"discord"})
 	equal(t, "secrets of a workflow of Teams", secretNames(newChannel(asTeams)), []string{"teams"})
+	equal(t, "secrets of a mail server", secretNames(newChannel(asEmail)), []string{"mail"})
 	equal(t, "secrets of a plain channel", secretNames(newChannel()), nil)
 }
 

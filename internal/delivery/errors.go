@@ -47,6 +47,7 @@ const (
 	ReasonCertificateInvalid = "CertificateInvalid"
 	ReasonAddressNotAllowed  = "AddressNotAllowed"
 	ReasonPlainHTTP          = "PlainHTTP"
+	ReasonPlainText          = "PlainText"
 	ReasonProxyFailed        = "ProxyFailed"
 	ReasonProxyRefused       = "ProxyRefused"
 	ReasonProxyUnauthorized  = "ProxyUnauthorized"

@@ -147,7 +147,7 @@ func (h *HTTP) transport(e *Endpoint, t *target) (*http.Transport, error) {
 }
 
 func (h *HTTP) newTransport(config *tls.Config, proxy *url.URL, plain bool) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: h.control(plain)}
+	dialer := h.dialer(plain)
 	http1 := new(http.Protocols)
 	http1.SetHTTP1(true)
 	t := &http.Transport{
@@ -171,6 +171,12 @@ func (h *HTTP) newTransport(config *tls.Config, proxy *url.URL, plain bool) *htt
 		t.Proxy = http.ProxyURL(proxy)
 	}
 	return t
+}
+
+// dialer connects to the addresses that channels may reach, without encryption
+// where plain is true.
+func (h *HTTP) dialer(plain bool) *net.Dialer {
+	return &net.Dialer{Timeout: dialTimeout, ControlContext: h.control(plain)}
 }
 
 func tlsConfig(e *Endpoint) (*tls.Config, error) {

@@ -274,9 +274,11 @@ func newMasker(secrets []string) *masker {
 	return m
 }
 
-// clean does what the function of this name does, and hides the secrets in
-// whatever white space and escapes the text has them.
-func (m *masker) clean(s string) string {
+// clean does what the function of this name does, and hides the secrets.
+func (m *masker) clean(s string) string { return clean(m.hide(s)) }
+
+// hide hides the secrets in whatever white space and escapes the text has them.
+func (m *masker) hide(s string) string {
 	secret := make([]bool, len(s))
 	r := read(s)
 	for range 1 + maxEscapes {
@@ -296,7 +298,7 @@ func (m *masker) clean(s string) string {
 			shown.WriteString(mask)
 		}
 	}
-	return clean(shown.String())
+	return shown.String()
 }
 
 // mark says of which bytes the secrets in the line were made.

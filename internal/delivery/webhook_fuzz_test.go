@@ -141,7 +141,7 @@ func checkError(t *testing.T, err error) {
 		t.Errorf("the class is %q: %v", e.Class, e)
 	}
 	if e.Reason == "" || e.Message == "" || strings.ContainsFunc(e.Reason+e.Code, func(r rune) bool {
-		return r > unicode.MaxASCII || r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+		return r > unicode.MaxASCII || !strings.ContainsRune("_ .", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 	}) {
 		t.Errorf("the reason is %q, the code %q, the message %q", e.Reason, e.Code, e.Message)
 	}

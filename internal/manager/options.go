@@ -129,7 +129,7 @@ func (o *Options) BindFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.DLQKeyPrefix, "dlq-key-prefix", "audit:dlq:notification:", "what all keys of the backend redis begin with")
 
 	fs.StringVar(&o.FileRoot, "file-root", "data/files", "`directory` beneath which channels of type File write")
-	fs.StringVar(&o.AllowNetworks, "delivery-allow-networks", "", "`CIDRs`, separated by commas, that webhooks may reach although they are loopback, link-local or private, over plain HTTP too")
+	fs.StringVar(&o.AllowNetworks, "delivery-allow-networks", "", "`CIDRs`, separated by commas, that channels may reach although they are loopback, link-local or private, without encryption too")
 	fs.IntVar(&o.MaxConcurrent, "max-concurrent-reconciles", 16, "requests that are worked on at the same time")
 	fs.StringVar(&o.WatchNamespaces, "watch-namespaces", "", "`namespaces`, separated by commas, to work in; all where empty")
 	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "work only while holding the lease, so that several replicas can run")

@@ -118,6 +118,33 @@ spec:
   tls: {caSecretRef: {name: s, key: ca}}
 `
 
+const validEmail = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationChannel
+metadata: {name: valid}
+spec:
+  type: Email
+  email:
+    host: smtp.example.com
+    port: 465
+    encryption: TLS
+    from: "o'brien+alerts@mail.example.com"
+    to: [ops@example.com, on-call@example.com]
+    cc: [archive@localhost, "a.b!c@xn--bcher-kva.example"]
+    replyTo: help@example.com
+    auth: {mechanism: XOAUTH2, username: robot@example.com, passwordSecretRef: {name: s, key: k}}
+  tls: {caSecretRef: {name: s, key: ca}}
+`
+
+const validRelay = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationChannel
+metadata: {name: valid}
+spec:
+  type: Email
+  email: {host: "2001:db8::25", encryption: None, from: a@b.c, to: [d@e.f]}
+`
+
 const validPagerDuty = `
 apiVersion: notification.kubernaut.ai/v1alpha1
 kind: NotificationChannel
@@ -287,7 +314,7 @@ var changes = []refusal{
 const oneAddress = "needs exactly one of url and urlSecretRef"
 
 var webhookRefusals = slices.Concat(
-	word("spec.type", "Webhook", "Slack", "Teams", "Discord", "PagerDuty", "File"),
+	word("spec.type", "Webhook", "Slack", "Teams", "Discord", "Email", "PagerDuty", "File"),
 	text("spec.webhook.url", 8, 2048),
 	word("spec.webhook.format", "JSON", "Alertmanager", "CloudEvents"),
 	secretRef("spec.webhook.signingSecretRef"),
@@ -408,6 +435,54 @@ var pagerDutyRefusals = slices.Concat(
 		{path: "spec.pagerDuty.routingKey", value: "e93facc04764012d7bfb002500d5d1a6", want: `unknown field "spec.pagerDuty.routingKey"`},
 		{path: "spec.pagerDuty.clientURL", value: "grafana.example.com", want: "must be an http or https URL with a host"},
 		{path: "spec.pagerDuty.clientURL", value: "javascript:alert(1)", want: "must be an http or https URL with a host"},
+	},
+)
+
+const (
+	badAddress = "must be an address such as ops@example.com, and nothing else"
+	badHost    = "must be a host's name, such as smtp.example.com, or an IP address"
+	clearAuth  = "has auth and the encryption None, with which the password could be read on the way: remove auth, or set encryption to StartTLS or TLS"
+)
+
+// address refuses what is no address.
+func address(path string) []refusal {
+	refusals := text(path, 3, 254)
+	for _, value := range []string{
+		"ops", "ops@", "@example.com", "Ops <ops@example.com>", "<ops@example.com>", "a@b@c.d", "a b@c.d", "a@b.c\r\nBcc: d@e.f", "a@b.c\n",
+		"a@b.c,d@e.f", "a..b@c.d", ".a@b.c", `"a b"@c.d`, "a@[127.0.0.1]", "a@-b.c", "a@b..c", "ü@example.com", "a@bücher.example",
+	} {
+		refusals = append(refusals, refusal{path: path, value: value, want: badAddress})
+	}
+	return refusals
+}
+
+var emailRefusals = slices.Concat(
+	text("spec.email.host", 1, 253),
+	number("spec.email.port", 1, 65535),
+	word("spec.email.encryption", "StartTLS", "TLS", "None"),
+	address("spec.email.from"),
+	address("spec.email.to[0]"),
+	address("spec.email.cc[0]"),
+	address("spec.email.replyTo"),
+	word("spec.email.auth.mechanism", "Plain", "Login", "XOAUTH2"),
+	text("spec.email.auth.username", 1, 254),
+	secretRef("spec.email.auth.passwordSecretRef"),
+	[]refusal{
+		{path: "spec.email", at: "spec", want: "needs email where type is Email, and must not have it otherwise"},
+		{path: "spec.email.host", value: "smtp.example.com:587", want: badHost},
+		{path: "spec.email.host", value: "smtp://smtp.example.com", want: badHost},
+		{path: "spec.email.host", value: "smtp.example.com\n", want: badHost},
+		{path: "spec.email.from", want: "Required value"},
+		{path: "spec.email.to", want: "Required value"},
+		{path: "spec.email.to", value: []any{}, want: "should have at least 1 items"},
+		{path: "spec.email.to", value: slices.Repeat([]any{"a@b.c"}, 51), want: "Too many: 51: must have at most 50 items"},
+		{path: "spec.email.to[1]", value: "ops@example.com", want: `Duplicate value: "ops@example.com"`},
+		{path: "spec.email.cc", value: slices.Repeat([]any{"a@b.c"}, 51), want: "Too many: 51: must have at most 50 items"},
+		{path: "spec.email.encryption", value: "None", at: "spec.email", want: clearAuth},
+		{path: "spec.email.auth.username", value: "robot\r\n", want: "has a control character, such as a line break: remove it"},
+		{path: "spec.email.auth.passwordSecretRef", want: "Required value"},
+		{path: "spec.email.auth.password", value: "secret", want: `unknown field "spec.email.auth.password"`},
+		{path: "spec.proxy", value: map[string]any{"url": "http://example.com/"}, at: "spec", want: "has proxy, which the type Email does not use: remove it"},
 	},
 )
 

@@ -41,7 +41,10 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 		return refusals
 	}
 	create := func(o *unstructured.Unstructured) error { return strict.Create(t.Context(), o, client.DryRunAll) }
-	for _, valid := range []string{validRequest, validWebhook, validSecretWebhook, validSlackHook, validSlackBot, validTeams, validDiscord, validPagerDuty, validFile, validRoute} {
+	for _, valid := range []string{
+		validRequest, validWebhook, validSecretWebhook, validSlackHook, validSlackBot, validTeams, validDiscord, validEmail, validRelay,
+		validPagerDuty, validFile, validRoute,
+	} {
 		if err := create(parse(t, valid, namespace)); err != nil {
 			t.Errorf("a valid object is refused: %v", err)
 		}
@@ -70,6 +73,7 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 	tried = append(tried, try(validTeams, teamsRefusals, create)...)
 	tried = append(tried, try(validDiscord, discordRefusals, create)...)
 	tried = append(tried, try(validPagerDuty, pagerDutyRefusals, create)...)
+	tried = append(tried, try(validEmail, emailRefusals, create)...)
 	tried = append(tried, try(validFile, fileRefusals, create)...)
 	wantAllRules(t, "../../config/crd/notification.kubernaut.ai_notificationchannels.yaml", tried)
 	wantAllRules(t, "../../config/crd/notification.kubernaut.ai_notificationroutes.yaml", try(validRoute, routeRefusals, create))
@@ -118,7 +122,7 @@ func set(object map[string]any, path string, value any) {
 var keywords = map[string]string{
 	"enum": "Unsupported value", "minLength": "should be at least", "maxLength": "Too long", "pattern": "should match",
 	"minimum": "greater than or equal", "maximum": "less than or equal", "maxItems": "Too many", "maxProperties": "Too many",
-	"minProperties": "should have at least",
+	"minProperties": "should have at least", "minItems": "should have at least",
 }
 
 // wantAllRules fails the test where a rule or a limit of a kind's spec was not tried.
