@@ -37,8 +37,8 @@ func Decide(nr *v1alpha1.NotificationRequest, routes []v1alpha1.NotificationRout
 	slices.SortFunc(routes, func(a, b v1alpha1.NotificationRoute) int {
 		return cmp.Or(cmp.Compare(a.Spec.Order, b.Spec.Order), strings.Compare(a.Name, b.Name))
 	})
-	var d Decision
-	var matched, skipped []string
+	d := Decision{Reason: v1alpha1.ReasonNoRouteMatched}
+	var led, skipped []string
 	for i := range routes {
 		route := &routes[i]
 		r, _, trouble := prepare(route)
@@ -57,18 +57,19 @@ func Decide(nr *v1alpha1.NotificationRequest, routes []v1alpha1.NotificationRout
 			}
 			names = append(names, ref.Name)
 		}
-		matched = append(matched, fmt.Sprintf("the route %s leads to %s", route.Name, cmp.Or(strings.Join(names, ", "), "nothing else")))
+		d.Reason = v1alpha1.ReasonRouteMatched
+		if len(names) > 0 {
+			led = append(led, fmt.Sprintf("the route %s leads to %s", route.Name, strings.Join(names, ", ")))
+		}
 		if route.Spec.Continue == nil || !*route.Spec.Continue {
 			break
 		}
 	}
-	d.Reason = v1alpha1.ReasonRouteMatched
-	if len(matched) == 0 {
-		d.Reason = v1alpha1.ReasonNoRouteMatched
+	if len(d.Channels) == 0 {
 		d.Channels = []v1alpha1.RoutedChannel{{Name: v1alpha1.ConsoleChannel}}
-		matched = []string{"no route matches, so the message goes to " + v1alpha1.ConsoleChannel}
+		led = []string{"no route matches, so the message goes to " + v1alpha1.ConsoleChannel}
 	}
-	d.Message = strings.Join(append(matched, skipped...), "; ")
+	d.Message = strings.Join(append(led, skipped...), "; ")
 	return d
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,6 +70,16 @@ func writable(template corev1.PodTemplateSpec, path string) bool {
 	return slices.ContainsFunc(template.Spec.Containers[0].VolumeMounts, func(mount corev1.VolumeMount) bool {
 		return !mount.ReadOnly && (path == mount.MountPath || strings.HasPrefix(path, mount.MountPath+"/"))
 	})
+}
+
+func TestManagerBringsItsTimeZonesAlong(t *testing.T) {
+	packages, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "../../cmd/manager").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(strings.Fields(string(packages)), "time/tzdata") {
+		t.Error("the manager has no time zones where its image has none")
+	}
 }
 
 func TestManagerUnderstandsItsArguments(t *testing.T) {

@@ -580,7 +580,7 @@ var routeRefusals = slices.Concat(
 		{path: "spec.match[3].matches", value: "(?=x)", want: "must be a regular expression of RE2"},
 		{path: "spec.channels", want: "Required value"},
 		{path: "spec.channels", value: []any{}, want: "should have at least 1 items"},
-		{path: "spec.channels", value: copies(17, "name", map[string]any{}), want: "Too many: 17: must have at most 16 items"},
+		{path: "spec.channels", value: copies(18, "name", map[string]any{}), want: "Too many: 18: must have at most 16 items"},
 		{path: "spec.channels[0].name", value: "Team A", want: "should match '^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'"},
 		{path: "spec.channels[1].name", value: "a", at: "spec.channels[1]", want: `Duplicate value: {"name":"a"}`},
 		{path: "spec.channels[1].namespace", value: "team", at: "spec.channels[1]", want: "the channel console is built in and lives in no namespace: remove namespace"},
