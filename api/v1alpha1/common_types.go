@@ -17,6 +17,9 @@ const (
 	ConditionRouted = "Routed"
 	// ConditionAudited is True once DataStorage holds every event of a finished request.
 	ConditionAudited = "Audited"
+	// ConditionRedacted is True where the request has secrets that were masked in
+	// what was sent and recorded.
+	ConditionRedacted = "Redacted"
 )
 
 // Reasons of a NotificationRequest's Ready condition.
@@ -57,6 +60,7 @@ const (
 	ReasonInvalidPattern  = "InvalidPattern"
 	ReasonInvalidTimeZone = "InvalidTimeZone"
 	ReasonAlwaysQuiet     = "AlwaysQuiet"
+	ReasonSecretsMasked   = "SecretsMasked"
 )
 
 const (

@@ -16,6 +16,7 @@ type Metrics struct {
 	attempts   *prometheus.CounterVec
 	deliveries *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
+	redactions *prometheus.CounterVec
 }
 
 // NewMetrics registers the counters.
@@ -34,8 +35,12 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Help:    "How long attempts took.",
 			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120},
 		}, []string{"channel_type"}),
+		redactions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "notification_redactions_total",
+			Help: "Secrets that were masked in messages, by kind. Those of a request count once, however often it is sent.",
+		}, []string{"kind"}),
 	}
-	registry.MustRegister(m.attempts, m.deliveries, m.duration)
+	registry.MustRegister(m.attempts, m.deliveries, m.duration, m.redactions)
 	return m
 }
 

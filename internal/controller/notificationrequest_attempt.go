@@ -110,7 +110,7 @@ func (r *NotificationRequestReconciler) send(ctx context.Context, nr *v1alpha1.N
 	receipt, err := a.sender.Send(ctx, message(nr, a.name, a.number))
 	o.receipt = receipt
 	if err != nil {
-		o.err = delivery.Classify(err)
+		o.err = r.maskError(delivery.Classify(err))
 	}
 	return o
 }

@@ -33,7 +33,6 @@ type eventData struct {
 	Metadata          map[string]string `json:"metadata"`
 	ErrorType         string            `json:"error_type,omitempty"`
 	Error             string            `json:"error,omitempty"`
-	DedupKey          string            `json:"dedup_key,omitempty"`
 	DuplicateOf       string            `json:"duplicate_of,omitempty"`
 	DuplicateOfUID    string            `json:"duplicate_of_uid,omitempty"`
 }
@@ -119,7 +118,7 @@ func eventsIn(state v1alpha1.AuditState, nr *v1alpha1.NotificationRequest, inclu
 		b.add(o.Audit, audit.Event{
 			EventType: audit.TypeMessageSuppressed, EventTimestamp: o.SuppressedTime.UTC(),
 			EventAction: "suppressed", EventOutcome: audit.OutcomeSuccess,
-		}, eventData{DedupKey: nr.Spec.Dedup.Key, DuplicateOf: o.Name, DuplicateOfUID: o.UID})
+		}, eventData{DuplicateOf: o.Name, DuplicateOfUID: o.UID})
 	}
 	return b.events
 }

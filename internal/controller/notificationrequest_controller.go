@@ -54,6 +54,8 @@ type NotificationRequestReconciler struct {
 	Recordable func(context.Context) error
 	// IncludeBody has audit events carry the message's body.
 	IncludeBody bool
+	// KeepSecrets has messages and audit events carry the secrets in a request.
+	KeepSecrets bool
 	Metrics     *Metrics
 	Health      *ChannelHealth
 
@@ -109,6 +111,7 @@ func (r *NotificationRequestReconciler) reconcile(ctx context.Context, key types
 // step plans, writes what it learnt and decided to status in one write, and only
 // then acts on it.
 func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.NotificationRequest, stopping bool) (ctrl.Result, error) {
+	masked := r.mask(nr)
 	key := client.ObjectKeyFromObject(nr)
 	answers := r.receipts.of(key)
 	if !controllerutil.ContainsFinalizer(nr, v1alpha1.Finalizer) {
@@ -124,6 +127,9 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		}
 	}
 	base := nr.DeepCopy()
+	if nr.Status.FinishedTime == nil {
+		nr.Status.Redactions = masked
+	}
 	decided, err := r.deduplicate(ctx, nr, time.Now())
 	if err != nil {
 		return ctrl.Result{}, err
@@ -247,13 +253,20 @@ func settled(nr *v1alpha1.NotificationRequest) bool {
 func (r *NotificationRequestReconciler) patch(ctx context.Context, nr *v1alpha1.NotificationRequest, change func()) error {
 	base := nr.DeepCopy()
 	change()
-	return r.Client.Patch(ctx, nr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	return keepMasked(nr, func() error {
+		return r.Client.Patch(ctx, nr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	})
 }
 
 // publish tells what the status that was just written says for the first time.
 func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest, before *v1alpha1.NotificationRequestStatus) {
 	for _, n := range notes(before, &nr.Status) {
 		r.Events.Eventf(nr, nil, n.kind, n.reason, n.action, "%s", n.text)
+	}
+	if len(before.Redactions) == 0 {
+		for _, redaction := range nr.Status.Redactions {
+			r.Metrics.redactions.WithLabelValues(redaction.Kind).Add(float64(redaction.Count))
+		}
 	}
 	final := map[string]bool{}
 	for _, d := range before.Deliveries {

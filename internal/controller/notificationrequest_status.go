@@ -27,7 +27,9 @@ func (r *NotificationRequestReconciler) writeStatus(ctx context.Context, base, n
 	if equality.Semantic.DeepEqual(base.Status, nr.Status) {
 		return nil
 	}
-	if err := r.Client.Status().Patch(ctx, nr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+	if err := keepMasked(nr, func() error {
+		return r.Client.Status().Patch(ctx, nr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	}); err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}
 	return nil
@@ -70,6 +72,12 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 
 	audit, auditMessage := auditedness(nr)
 	set(v1alpha1.ConditionAudited, audit == v1alpha1.ReasonRecorded, audit, auditMessage)
+
+	if len(nr.Status.Redactions) > 0 {
+		set(v1alpha1.ConditionRedacted, true, v1alpha1.ReasonSecretsMasked, redacted(nr.Status.Redactions))
+	} else {
+		meta.RemoveStatusCondition(&nr.Status.Conditions, v1alpha1.ConditionRedacted)
+	}
 
 	reason, why := stalled(nr, now)
 	if reason == "" && audit == v1alpha1.ReasonRejected {
@@ -218,6 +226,9 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 		case e.Class != "" && !d.State.Final() && e != was.LastError && e != lastAttemptError(&was):
 			warn("DeliveryDelayed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
 		}
+	}
+	if len(before.Redactions) == 0 && len(after.Redactions) > 0 {
+		warn(v1alpha1.ReasonSecretsMasked, "Redact", "%s", redacted(after.Redactions))
 	}
 	was := map[string]v1alpha1.AuditState{}
 	records(before, func(r *v1alpha1.AuditRecord) { was[r.EventID] = r.State })

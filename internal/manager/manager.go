@@ -39,7 +39,7 @@ func Run(ctx context.Context, config *rest.Config, o Options) (err error) {
 	if err := os.MkdirAll(o.FileRoot, 0o750); err != nil {
 		return fmt.Errorf("make the directory of --file-root: %w", err)
 	}
-	requests := &controller.NotificationRequestReconciler{IncludeBody: o.AuditIncludeBody}
+	requests := &controller.NotificationRequestReconciler{IncludeBody: o.AuditIncludeBody, KeepSecrets: o.Redaction == off}
 	storage, err := auditclient.New(auditclient.Options{
 		URL: o.DataStorageURL, CAFile: o.DataStorageCAFile, TokenFile: o.DataStorageTokenFile,
 	})

@@ -26,10 +26,12 @@ import (
 	"kubernaut.ai/notification/internal/audit"
 )
 
-// Values of --on-audit-outage and --dlq-backend.
+// Values of --on-audit-outage, --redaction and --dlq-backend.
 const (
 	deliver  = "deliver"
 	hold     = "hold"
+	on       = "on"
+	off      = "off"
 	fileDLQ  = "file"
 	redisDLQ = "redis"
 )
@@ -46,6 +48,7 @@ type Options struct {
 	Audit            audit.Config
 	AuditIncludeBody bool
 	OnAuditOutage    string // deliver or hold
+	Redaction        string // on or off
 
 	DLQBackend   string // file or redis
 	DLQPath      string
@@ -121,6 +124,7 @@ func (o *Options) BindFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.Audit.LogKey, "audit-log-key", "", "public `key` of DataStorage's log, which its checkpoints are verified with; the one that DataStorage names first where empty")
 	fs.BoolVar(&o.AuditIncludeBody, "audit-include-body", false, "record the message's body in audit events; its digest is recorded always")
 	fs.StringVar(&o.OnAuditOutage, "on-audit-outage", deliver, "deliver: messages go out while DataStorage is down, and their events wait; hold: no attempt begins before DataStorage can record it")
+	fs.StringVar(&o.Redaction, "redaction", on, "on: secrets in a request are masked in all that is sent and recorded; off: they are sent and recorded")
 
 	fs.StringVar(&o.DLQBackend, "dlq-backend", fileDLQ, "where audit events wait that DataStorage does not take: file or redis")
 	fs.StringVar(&o.DLQPath, "dlq-path", "data/dlq", "`directory` of the dead-letter queue of the backend file; one manager owns it")
@@ -162,6 +166,7 @@ func (o *Options) Validate() error {
 		allowed     []string
 	}{
 		{"on-audit-outage", o.OnAuditOutage, []string{deliver, hold}},
+		{"redaction", o.Redaction, []string{on, off}},
 		{"dlq-backend", o.DLQBackend, []string{fileDLQ, redisDLQ}},
 		{"log-format", o.LogFormat, []string{"json", "console"}},
 		{"log-level", o.LogLevel, []string{"debug", "info", "error"}},

@@ -29,6 +29,7 @@ func TestEachSettingThatIsNotAllowedIsNamedInOneSentence(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"--on-audit-outage=stop", `--on-audit-outage is "stop"; allowed are deliver and hold`},
 		{"--on-audit-outage=", `--on-audit-outage is ""; allowed are deliver and hold`},
+		{"--redaction=maybe", `--redaction is "maybe"; allowed are on and off`},
 		{"--dlq-backend=kafka", `--dlq-backend is "kafka"; allowed are file and redis`},
 		{"--dlq-path=", "--dlq-path is empty; it must name a directory"},
 		{"--dlq-max-bytes=1048575", "--dlq-max-bytes is 1048575; allowed is 1048576 (1 MiB) or more"},
@@ -50,6 +51,7 @@ func TestEachSettingThatIsNotAllowedIsNamedInOneSentence(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"--on-audit-outage=hold"},
+		{"--redaction=off"},
 		{"--dlq-max-bytes=1048576"},
 		{"--dlq-backend=redis", "--redis-url=redis://redis", "--dlq-key-prefix=mine:"},
 	} {
