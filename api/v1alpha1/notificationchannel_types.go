@@ -146,6 +146,31 @@ type ProxyConfig struct {
 	URLSecretRef SecretKeyRef `json:"urlSecretRef,omitzero"`
 }
 
+// RateLimit says how many messages go to a channel in how long. What is too many
+// waits, the oldest request first, and spends no attempt with that.
+type RateLimit struct {
+	// messages is how many messages may be sent in each interval, from 1 to 10000.
+	// Attempts that are repeated count as well.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000
+	Messages int32 `json:"messages,omitempty"`
+
+	// interval is the span of time that messages is about, from 1s to 24h.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="must be from 1s to 24h"
+	Interval Duration `json:"interval,omitempty"`
+
+	// burst is how many messages may be sent at once after a quiet time, from 1 to
+	// 1000. In any span of time no more go out than these and those that the rate
+	// allows.
+	// +optional
+	// +default=1
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	Burst int32 `json:"burst,omitempty"`
+}
+
 // NotificationChannelSpec says where messages go and how.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
@@ -184,6 +209,11 @@ type NotificationChannelSpec struct {
 	// +optional
 	Proxy *ProxyConfig `json:"proxy,omitempty"`
 
+	// rateLimit says how many messages go to the channel in how long, whichever
+	// requests they are from. Without it nothing is held back.
+	// +optional
+	RateLimit RateLimit `json:"rateLimit,omitzero"`
+
 	// allowedNamespaces are the other namespaces whose requests may use this
 	// channel, up to 64; "*" allows all.
 	// +optional
@@ -213,6 +243,108 @@ type ChannelFailure struct {
 	Error DeliveryError `json:"error,omitzero"`
 }
 
+// CircuitState says whether messages go to a channel.
+//
+// +kubebuilder:validation:Enum=Closed;Open;HalfOpen
+type CircuitState string
+
+// Circuit states.
+const (
+	CircuitClosed   CircuitState = "Closed"
+	CircuitOpen     CircuitState = "Open"
+	CircuitHalfOpen CircuitState = "HalfOpen"
+)
+
+// ChannelCircuit keeps messages from a channel that fails, until one of them that is
+// let through as a trial finds it to work again.
+type ChannelCircuit struct {
+	// state is Closed where messages go to the channel; Open where the channel has
+	// failed 5 times in a row and messages wait; HalfOpen while one message is on its
+	// way as a trial.
+	// +required
+	State CircuitState `json:"state,omitempty"`
+
+	// since is when the channel was found to fail.
+	// +optional
+	Since *metav1.MicroTime `json:"since,omitempty"`
+
+	// nextTrialTime is when the next message goes to the channel as a trial. A change
+	// of the channel or one of its Secrets lets one go at once.
+	// +optional
+	NextTrialTime *metav1.MicroTime `json:"nextTrialTime,omitempty"`
+
+	// failedTrials is how many trials have failed since then. The pauses between them
+	// grow from 30 seconds to 5 minutes.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	FailedTrials int32 `json:"failedTrials,omitempty"`
+
+	// lastError is how the channel failed last.
+	// +optional
+	LastError DeliveryError `json:"lastError,omitzero"`
+
+	// heldConfig identifies the channel's configuration that this is about.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	HeldConfig string `json:"heldConfig,omitempty"`
+}
+
+// ProbeState says what became of a probe.
+//
+// +kubebuilder:validation:Enum=InFlight;Sent;Failed;Interrupted
+type ProbeState string
+
+// Probe states. All but InFlight are final.
+const (
+	ProbeInFlight    ProbeState = "InFlight"
+	ProbeSent        ProbeState = "Sent"
+	ProbeFailed      ProbeState = "Failed"
+	ProbeInterrupted ProbeState = "Interrupted"
+)
+
+// ChannelProbe is the latest test message.
+type ChannelProbe struct {
+	// requestedAt is the value of the annotation that asked for it, as far as 64
+	// bytes.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	RequestedAt string `json:"requestedAt,omitempty"`
+
+	// state is InFlight, Sent (the channel accepted it), Failed, or Interrupted: the
+	// controller stopped meanwhile, and nobody knows whether it arrived. It is not
+	// sent again for the same value.
+	// +required
+	State ProbeState `json:"state,omitempty"`
+
+	// startedTime is when it was sent.
+	// +required
+	StartedTime *metav1.MicroTime `json:"startedTime,omitempty"`
+
+	// deadline is when a probe whose outcome nobody reports counts as interrupted.
+	// +optional
+	Deadline *metav1.MicroTime `json:"deadline,omitempty"`
+
+	// finishedTime is when the channel's answer came, or was no longer waited for.
+	// +optional
+	FinishedTime *metav1.MicroTime `json:"finishedTime,omitempty"`
+
+	// duration is how long the channel took, for example 142ms.
+	// +optional
+	Duration Duration `json:"duration,omitempty"`
+
+	// externalID is the channel's own receipt.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	ExternalID string `json:"externalID,omitempty"`
+
+	// error is why it was not sent.
+	// +optional
+	Error DeliveryError `json:"error,omitzero"`
+}
+
 // NotificationChannelStatus says whether the channel can be used.
 //
 // +kubebuilder:validation:MinProperties=1
@@ -239,6 +371,20 @@ type NotificationChannelStatus struct {
 	// every 30 seconds.
 	// +optional
 	LastFailure ChannelFailure `json:"lastFailure,omitzero"`
+
+	// circuit says whether messages go to the channel, and why not.
+	// +optional
+	Circuit ChannelCircuit `json:"circuit,omitzero"`
+
+	// throttledUntil is until when the receiver has asked for no more messages. It is
+	// not given for less than 30 seconds.
+	// +optional
+	ThrottledUntil *metav1.MicroTime `json:"throttledUntil,omitempty"`
+
+	// probe is the latest test message, which a new value of the annotation
+	// notification.kubernaut.ai/probe-requested-at sends.
+	// +optional
+	Probe ChannelProbe `json:"probe,omitzero"`
 }
 
 // NotificationChannel is a place that messages can be sent to.
@@ -253,6 +399,8 @@ type NotificationChannelStatus struct {
 // +kubebuilder:printcolumn:name="Last Success",type=date,JSONPath=`.status.lastSuccessTime`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Last Failure",type=string,JSONPath=`.status.lastFailure.error.reason`,priority=1
+// +kubebuilder:printcolumn:name="Circuit",type=string,JSONPath=`.status.circuit.state`,priority=1
+// +kubebuilder:printcolumn:name="Probe",type=string,JSONPath=`.status.probe.state`,priority=1
 // +kubebuilder:validation:XValidation:rule="self.metadata.name != 'console'",message="the name console belongs to the built-in channel: choose another"
 type NotificationChannel struct {
 	metav1.TypeMeta `json:",inline"`
