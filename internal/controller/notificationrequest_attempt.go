@@ -43,12 +43,19 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		}
 		object := objects[d.Channel]
 		key := client.ObjectKeyFromObject(object)
-		if !r.sends.acquire(key, client.ObjectKeyFromObject(nr)) {
+		w, ok := r.sends.acquire(ask{
+			channel: object, config: known[d.Channel].config, request: client.ObjectKeyFromObject(nr),
+			created: nr.CreationTimestamp.Time, lastChance: lastChanceOf(nr, known[d.Channel]),
+		})
+		if !ok {
+			if w.err.Class != "" {
+				postpone(d, w.err, w.until)
+			}
 			continue
 		}
 		sender, err := r.Channels.sender(ctx, object)
 		if err != nil {
-			r.sends.release(key)
+			r.sends.cancel(key)
 			d.LastError = unreadable("a Secret of the channel", key, err)
 			if unusable, ok := errors.AsType[*delivery.Error](err); ok {
 				d.LastError = blocked(unusable.Reason, "%s", unusable.Message)
@@ -72,7 +79,7 @@ func (r *NotificationRequestReconciler) giveUp(nr *v1alpha1.NotificationRequest,
 		if !apierrors.IsConflict(err) {
 			r.sends.doubtIntent(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.started)
 		}
-		r.sends.release(a.object)
+		r.sends.cancel(a.object)
 	}
 }
 
