@@ -32,6 +32,7 @@ type health struct {
 	err       v1alpha1.DeliveryError
 	scheduled bool
 	gate      gate
+	probe     *probe
 }
 
 func (h *ChannelHealth) of(channel types.NamespacedName) *health {

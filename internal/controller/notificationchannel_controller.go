@@ -36,7 +36,7 @@ type NotificationChannelReconciler struct {
 func (r *NotificationChannelReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("notificationchannel").
-		For(&v1alpha1.NotificationChannel{}, builder.WithPredicates(changed)).
+		For(&v1alpha1.NotificationChannel{}, builder.WithPredicates(predicate.Or(changed, predicate.AnnotationChangedPredicate{}))).
 		WatchesMetadata(secretMetadata.DeepCopy(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, secret client.Object) []reconcile.Request {
 			var requests []reconcile.Request
 			for _, channel := range channelsOfSecret(ctx, r.Channels.Reader, secret) {
@@ -63,7 +63,12 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 	if err := r.resolve(ctx, object); err != nil {
 		return ctrl.Result{}, err
 	}
-	again := r.Health.apply(object, time.Now())
+	now := time.Now()
+	again := r.Health.apply(object, now)
+	send, left := planProbe(object, r.Health.probeOf(req.NamespacedName), now)
+	if left > 0 && (again == 0 || left < again) {
+		again = left
+	}
 	if equality.Semantic.DeepEqual(base.Status, object.Status) {
 		return ctrl.Result{RequeueAfter: again}, nil
 	}
@@ -73,6 +78,9 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
 	case client.IgnoreNotFound(err) != nil:
 		return ctrl.Result{}, fmt.Errorf("write status: %w", err)
+	}
+	if send && err == nil {
+		r.startProbe(ctx, object)
 	}
 	return ctrl.Result{RequeueAfter: again}, nil
 }
