@@ -131,7 +131,7 @@ func (r *NotificationRequestReconciler) report(ctx context.Context, nr *v1alpha1
 	took := o.finished.Sub(o.started)
 	r.Metrics.attempts.WithLabelValues(string(a.channel.kind), result, reason).Inc()
 	r.Metrics.duration.WithLabelValues(string(a.channel.kind)).Observe(took.Seconds())
-	if a.channel.kind != v1alpha1.ChannelConsole { // no object could tell of it
+	if a.object != consoleKey { // no object could tell of it
 		r.Health.note(a.object, o)
 	}
 	log.FromContext(ctx).Info("Attempted delivery", "request", client.ObjectKeyFromObject(nr), "channel", a.name,
