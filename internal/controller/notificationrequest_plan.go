@@ -217,8 +217,9 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 	default:
 		if postponed(&before) { // until somebody finds that it may begin
 			dl.LastError, dl.NextAttemptTime = before.LastError, before.NextAttemptTime
-			if at := lastChanceOf(nr, ch); before.LastError.Reason == reasonCircuitOpen && p.now.Before(at) {
-				d.look(p.now, at)
+			if before.LastError.Reason == reasonCircuitOpen {
+				// From then on nothing but a place or a token is missing, for seconds.
+				d.look(p.now, later(lastChanceOf(nr, ch), p.now.Add(time.Second)))
 			}
 		}
 		d.due = append(d.due, dl.Channel)

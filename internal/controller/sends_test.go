@@ -110,6 +110,30 @@ func TestUnusedPlaceGoesToTheNextInLine(t *testing.T) {
 	equal(t, "place", s.ask(place, requestKey(40)), true)
 }
 
+// The one whose time is up first was promised a place, and then the channel failed.
+func TestLastChanceIsGivenThoughThePlaceWasPromisedBefore(t *testing.T) {
+	s, woken := crowded(t)
+	last := time.Now().Add(-time.Second)
+	wanted := ask{channel: newChannel(), config: "A", request: requestKey(20), created: born, lastChance: last}
+	_, ok := s.acquire(wanted)
+	equal(t, "while all places are taken", ok, false)
+	s.looked(wanted.request)
+	s.release(place)
+	equal(t, "woken", *woken, []types.NamespacedName{requestKey(20)})
+	s.health.use(place, func(g *gate) {
+		for range circuitFailures {
+			g.judge(outcome{config: "A", started: time.Now(), finished: time.Now(), err: transient()})
+		}
+	})
+	late := wanted
+	late.request, late.lastChance = requestKey(21), time.Now().Add(time.Hour)
+	w, ok := s.acquire(late)
+	equal(t, "another one", ok, false)
+	equal(t, "waits for", w.err.Reason, reasonCircuitOpen)
+	_, ok = s.acquire(wanted)
+	equal(t, "its last chance", ok, true)
+}
+
 func TestNothingIsKeptOfAnIdleChannel(t *testing.T) {
 	s, _ := crowded(t)
 	s.ask(place, requestKey(20))

@@ -105,30 +105,36 @@ func (s *sends) acquire(a ask) (w wait, ok bool) {
 		mine.asked = true
 		s.next(key, a.request)
 	}
+	promised := c.reserved[a.request] != nil
+	delete(c.reserved, a.request)
 	s.health.use(key, func(g *gate) {
-		if c.reserved[a.request] != nil {
-			// The channel may have failed since the place was promised.
-			delete(c.reserved, a.request)
-			w = g.wait(len(c.reserved), now)
-			ok = w.err.Class == ""
-		} else {
-			w = g.wait(len(c.reserved)+c.rank(mine), now)
-			if ok = w.err.Reason == reasonCircuitOpen && !now.Before(a.lastChance) && c.taken+len(c.reserved) < limitOf(key) &&
-				!g.token(len(c.reserved), now).After(now); ok {
-				c.leave(mine)
-			}
+		ahead := len(c.reserved)
+		if !promised {
+			ahead += c.rank(mine)
+		}
+		// The channel may have failed since a place was promised.
+		w = g.wait(ahead, now)
+		switch {
+		case w.err.Class == "":
+			ok = promised
+		case w.err.Reason == reasonCircuitOpen && !now.Before(a.lastChance) && c.taken+len(c.reserved) < limitOf(key):
+			ok = !g.token(len(c.reserved), now).After(now)
 		}
 		if ok {
 			g.take(now)
 		}
 	})
+	waiting := c.waiting[a.request] != nil
 	switch {
-	case ok:
-		c.taken++
-		s.wg.Add(1)
-	case c.waiting[a.request] == nil:
+	case ok && waiting:
+		c.leave(mine)
+	case !ok && !waiting:
 		mine.asked = true
 		c.enter(mine)
+	}
+	if ok {
+		c.taken++
+		s.wg.Add(1)
 	}
 	s.next(key, types.NamespacedName{})
 	return w, ok
