@@ -68,13 +68,6 @@ func (f *fleet) add(n int, change ...func(*v1alpha1.NotificationRequest)) types.
 	return key
 }
 
-// numberOf returns n of the nth request.
-func numberOf(name string) int {
-	_, n, _ := strings.Cut(name, "-")
-	number, _ := strconv.Atoi(n)
-	return number
-}
-
 func (f *fleet) client() client.WithWatch {
 	get := func(_ context.Context, _ client.WithWatch, key client.ObjectKey, object client.Object, _ ...client.GetOption) error {
 		f.mu.Lock()

@@ -103,7 +103,7 @@ func TestChannelThatFailsIsLeftAloneUntilItIsMended(t *testing.T) {
 	broken := s.webhook("broken")
 	s.webhook("limited", perSecond)
 	fine := s.webhook("fine")
-	fine.ObjectMeta.ResourceVersion, fine.ObjectMeta.UID, fine.Namespace = "", "", other
+	fine.ResourceVersion, fine.UID, fine.Namespace = "", "", other
 	s.create(fine)
 	s.sink.Answer("/broken", harness.Status(http.StatusServiceUnavailable))
 	s.waitReady()
