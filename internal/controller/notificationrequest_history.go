@@ -14,7 +14,7 @@ import (
 )
 
 // history returns what the requests say of a channel: who waits there for nothing but
-// its turn, the oldest first, and when attempts began.
+// its turn, in the order of the turns that they were told, and when attempts began.
 func (r *NotificationRequestReconciler) history(channel types.NamespacedName) (line []*turn, starts []time.Time) {
 	var list v1alpha1.NotificationRequestList
 	if err := r.Channels.Reader.List(context.Background(), &list, client.UnsafeDisableDeepCopy); err != nil {
@@ -45,8 +45,7 @@ func (r *NotificationRequestReconciler) history(channel types.NamespacedName) (l
 		}
 	}
 	slices.SortFunc(line, func(a, b *turn) int {
-		return cmp.Or(a.created.Compare(b.created), turns[a].Compare(turns[b]),
-			cmp.Compare(a.request.Namespace, b.request.Namespace), cmp.Compare(a.request.Name, b.request.Name))
+		return cmp.Or(turns[a].Compare(turns[b]), cmp.Compare(a.request.Namespace, b.request.Namespace), cmp.Compare(a.request.Name, b.request.Name))
 	})
 	return line, starts
 }

@@ -6,8 +6,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -221,6 +224,29 @@ func TestProbeIsSentByWhomeverStatusNames(t *testing.T) {
 	b.look()
 	equal(t, "calls", b.calls.Load(), int32(0))
 	equal(t, "state", b.probe().State, v1alpha1.ProbeInFlight)
+}
+
+func TestProbeIsNotSentBeforeItsIntentIsWritten(t *testing.T) {
+	for name, err := range map[string]error{
+		"somebody was faster": *conflict(),
+		"the channel is gone": apierrors.NewNotFound(schema.GroupResource{}, ops),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newProbeBench(t)
+				b.ask("now")
+				b.Client = interceptor.NewClient(b.cluster.(client.WithWatch), interceptor.Funcs{
+					SubResourcePatch: func(context.Context, client.Client, string, client.Object, client.Patch, ...client.SubResourcePatchOption) error {
+						return err
+					},
+				})
+				b.look()
+				synctest.Wait()
+				equal(t, "calls", b.calls.Load(), int32(0))
+				b.queue.ShutDown()
+			})
+		})
+	}
 }
 
 func TestProbeThatArrivesClosesTheCircuit(t *testing.T) {

@@ -134,6 +134,15 @@ func TestLastChanceIsGivenThoughThePlaceWasPromisedBefore(t *testing.T) {
 	equal(t, "its last chance", ok, true)
 }
 
+func TestWhoeverDoesNotAskAgainLeavesTheLine(t *testing.T) {
+	s, woken := crowded(t)
+	s.ask(place, requestKey(20))
+	s.ask(place, requestKey(21))
+	s.looked(requestKey(20))
+	s.release(place)
+	equal(t, "woken", *woken, []types.NamespacedName{requestKey(21)})
+}
+
 func TestNothingIsKeptOfAnIdleChannel(t *testing.T) {
 	s, _ := crowded(t)
 	s.ask(place, requestKey(20))
