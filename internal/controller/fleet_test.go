@@ -207,6 +207,27 @@ func (f *fleet) inOrder(t *testing.T) {
 	}
 }
 
+// stored returns a request as the API server has it.
+func (f *fleet) stored(key types.NamespacedName) *v1alpha1.NotificationRequest {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.requests[key].DeepCopy()
+}
+
+// received returns the names of the messages that arrived.
+func (f *fleet) received() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.sent)
+}
+
+// times returns when they did.
+func (f *fleet) times() []time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.at)
+}
+
 // pass lets time pass until all have done what they can.
 func pass(d time.Duration) {
 	<-time.After(d)
@@ -240,12 +261,12 @@ func TestTenThousandRequestsToASlowChannelAreSentInOrderAndLookedAtFewTimes(t *t
 			p := f.start()
 			defer p.stop()
 			synctest.Wait()
-			if got := p.inLine(); got < n-len(f.sent)-1 || got > n-len(f.sent) {
-				t.Errorf("%d requests are in line, and %d are not sent", got, n-len(f.sent))
+			if got := p.inLine(); got < n-len(f.received())-1 || got > n-len(f.received()) {
+				t.Errorf("%d requests are in line, and %d are not sent", got, n-len(f.received()))
 			}
 			end = end.Add(n / 2 * time.Second)
 			pass(time.Until(end))
-			equal(t, "sent", len(f.sent), sent)
+			equal(t, "sent", len(f.received()), sent)
 			p.stop()
 			equal(t, "left in line", p.inLine(), n-sent)
 		}
@@ -278,7 +299,7 @@ func TestLineClosesUpOverThoseWhoHaveGone(t *testing.T) {
 		p := f.start()
 		defer p.stop()
 		synctest.Wait()
-		d := f.requests[keys[39]].Status.Deliveries[0]
+		d := f.stored(keys[39]).Status.Deliveries[0]
 		equal(t, "reason", d.LastError.Reason, reasonRateLimit)
 		equal(t, "attempts", d.Attempts, int32(0))
 		equal(t, "turn", d.NextAttemptTime.Sub(start).Round(time.Minute), 39*time.Minute)
@@ -300,18 +321,19 @@ func TestLineClosesUpOverThoseWhoHaveGone(t *testing.T) {
 		pass(30 * time.Second)
 		p.lookAtAll(f)
 		pass(2*time.Minute - 25*time.Second)
-		equal(t, "sent", len(f.sent), 3)
-		slices.Sort(f.sent)
+		equal(t, "sent", len(f.received()), 3)
+		got := f.received()
+		slices.Sort(got)
 		want := []string{keys[0].Name, keys[38].Name, keys[39].Name}
 		slices.Sort(want)
-		equal(t, "those who stayed", f.sent, want)
+		equal(t, "those who stayed", got, want)
 
 		f.mu.Lock()
 		f.requests[keys[1]].Spec.Suspend = nil
 		f.mu.Unlock()
 		p.wake.request(keys[1])
 		pass(time.Minute)
-		equal(t, "who was suspended", f.sent[len(f.sent)-1], keys[1].Name)
+		equal(t, "who was suspended", f.received()[3], keys[1].Name)
 	})
 }
 
@@ -333,14 +355,14 @@ func TestChangedRateLimitIsForThoseWhoWaitToo(t *testing.T) {
 				p := f.start()
 				defer p.stop()
 				pass(100 * time.Millisecond)
-				equal(t, "sent before", len(f.sent), 1)
+				equal(t, "sent before", len(f.received()), 1)
 				f.mu.Lock()
 				f.channel.Generation++
 				c.change(f.channel)
 				f.mu.Unlock()
 				p.lookAtAll(f) // as the watch does
 				pass(time.Minute)
-				equal(t, "sent", len(f.sent), min(c.want+1, 200))
+				equal(t, "sent", len(f.received()), min(c.want+1, 200))
 			})
 		})
 	}
@@ -365,9 +387,9 @@ func TestRepeatedAttemptsTakeTokensToo(t *testing.T) {
 		p := f.start()
 		defer p.stop()
 		pass(25 * time.Second)
-		equal(t, "sent", len(f.sent), 3)
-		equal(t, "again", f.sent[1], first.Name)
-		equal(t, "attempts", f.requests[first].Status.Deliveries[0].Attempts, int32(2))
+		equal(t, "sent", len(f.received()), 3)
+		equal(t, "again", f.received()[1], first.Name)
+		equal(t, "attempts", f.stored(first).Status.Deliveries[0].Attempts, int32(2))
 	})
 }
 
@@ -388,13 +410,13 @@ func TestRetryAfterHoldsBackTheOthersWithoutTheirAttempts(t *testing.T) {
 		late := f.add(1)
 		p.wake.request(late)
 		pass(50 * time.Minute)
-		equal(t, "sent", len(f.sent), 1)
-		d := f.requests[late].Status.Deliveries[0]
+		equal(t, "sent", len(f.received()), 1)
+		d := f.stored(late).Status.Deliveries[0]
 		equal(t, "reason", d.LastError.Reason, reasonThrottled)
 		equal(t, "attempts", d.Attempts, int32(0))
-		equal(t, "until", d.NextAttemptTime.Sub(f.at[0]), time.Hour)
+		equal(t, "until", d.NextAttemptTime.Sub(f.times()[0]), time.Hour)
 		pass(10 * time.Minute)
-		equal(t, "sent", len(f.sent), 3)
+		equal(t, "sent", len(f.received()), 3)
 	})
 }
 
@@ -422,12 +444,14 @@ func TestOpenCircuitSparesAttemptsAndLosesNoMessage(t *testing.T) {
 		p.wake.request(tight)
 		pass(58 * time.Minute)
 		// 16 at the same time and 4 more when it went away, and a trial every 5 minutes.
-		if got := len(f.sent); got < circuitFailures || got > channelLimit+circuitFailures-1+15 {
+		if got := len(f.received()); got < circuitFailures || got > channelLimit+circuitFailures-1+15 {
 			t.Errorf("%d attempts within the hour", got)
 		}
-		d := f.requests[tight].Status.Deliveries[0]
+		d := f.stored(tight).Status.Deliveries[0]
 		equal(t, "reason", d.LastError.Reason, reasonCircuitOpen)
 		pass(6*time.Minute + time.Second)
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		for key, nr := range f.requests {
 			if nr.Status.Deliveries[0].State != v1alpha1.DeliverySent {
 				t.Errorf("%s is %s", key, nr.Status.Deliveries[0].State)
@@ -452,7 +476,7 @@ func TestChangedConfigurationIsTriedByOneAndThenByAll(t *testing.T) {
 		p := f.start()
 		defer p.stop()
 		pass(10 * time.Second)
-		spent := len(f.sent)
+		spent := len(f.received())
 		equal(t, "attempts before it opened", spent >= circuitFailures && spent < channelLimit+circuitFailures, true)
 		f.mu.Lock()
 		bad = false
@@ -460,7 +484,7 @@ func TestChangedConfigurationIsTriedByOneAndThenByAll(t *testing.T) {
 		f.mu.Unlock()
 		p.lookAtAll(f)
 		pass(time.Second)
-		equal(t, "sent", len(f.sent), spent+100)
-		equal(t, "one alone first", f.at[spent+1].After(f.at[spent]), true)
+		equal(t, "sent", len(f.received()), spent+100)
+		equal(t, "one alone first", f.times()[spent+1].After(f.times()[spent]), true)
 	})
 }
