@@ -70,6 +70,9 @@ const (
 	// doubt: "<channel>=Sent", "<channel>=Retry" or "<channel>=Failed", several
 	// separated by commas.
 	ResolveAnnotation = "notification.kubernaut.ai/resolve"
+	// ProbeAnnotation asks a channel for a test message: one for each new value, for
+	// example the time.
+	ProbeAnnotation = "notification.kubernaut.ai/probe-requested-at"
 	// ConsoleChannel is the built-in channel that needs no NotificationChannel.
 	ConsoleChannel = "console"
 )

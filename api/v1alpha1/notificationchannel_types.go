@@ -56,6 +56,31 @@ type ProxyConfig struct {
 	URLSecretRef SecretKeyRef `json:"urlSecretRef,omitzero"`
 }
 
+// RateLimit says how many messages go to a channel in how long. What is too many
+// waits, the oldest request first, and spends no attempt with that.
+type RateLimit struct {
+	// messages is how many messages may be sent in each interval, from 1 to 10000.
+	// Attempts that are repeated count as well.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000
+	Messages int32 `json:"messages,omitempty"`
+
+	// interval is the span of time that messages is about, from 1s to 24h.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="must be from 1s to 24h"
+	Interval Duration `json:"interval,omitempty"`
+
+	// burst is how many messages may be sent at once after a quiet time, from 1 to
+	// 1000. In any span of time no more go out than these and those that the rate
+	// allows.
+	// +optional
+	// +default=1
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	Burst int32 `json:"burst,omitempty"`
+}
+
 // NotificationChannelSpec says where messages go and how.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
@@ -116,6 +141,11 @@ type NotificationChannelSpec struct {
 	// +optional
 	Proxy *ProxyConfig `json:"proxy,omitempty"`
 
+	// rateLimit says how many messages go to the channel in how long, whichever
+	// requests they are from. Without it nothing is held back.
+	// +optional
+	RateLimit RateLimit `json:"rateLimit,omitzero"`
+
 	// allowedNamespaces are the other namespaces whose requests may use this
 	// channel, up to 64; "*" allows all.
 	// +optional
@@ -134,45 +164,6 @@ type NotificationChannelSpec struct {
 // +kubebuilder:validation:MaxLength=63
 type NamespaceName string
 
-// ChannelFailure is the latest failure on a channel.
-type ChannelFailure struct {
-	// time is when it happened.
-	// +required
-	Time *metav1.Time `json:"time,omitempty"`
-
-	// error is what happened.
-	// +required
-	Error DeliveryError `json:"error,omitzero"`
-}
-
-// NotificationChannelStatus says whether the channel can be used.
-//
-// +kubebuilder:validation:MinProperties=1
-type NotificationChannelStatus struct {
-	// conditions hold Ready: whether the configuration is complete, its Secrets
-	// included, and the channel is not suspended.
-	// +optional
-	// +listType=map
-	// +listMapKey=type
-	// +kubebuilder:validation:MaxItems=8
-	Conditions []metav1.Condition `json:"conditions,omitempty"`
-
-	// observedGeneration is the generation of the spec that this status is about.
-	// +optional
-	// +kubebuilder:validation:Minimum=1
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-
-	// lastSuccessTime is when the channel last accepted a message. It is brought up
-	// to date at most every 30 seconds.
-	// +optional
-	LastSuccessTime *metav1.Time `json:"lastSuccessTime,omitempty"`
-
-	// lastFailure is the latest failed attempt. It is brought up to date at most
-	// every 30 seconds.
-	// +optional
-	LastFailure ChannelFailure `json:"lastFailure,omitzero"`
-}
-
 // NotificationChannel is a place that messages can be sent to.
 //
 // +kubebuilder:object:root=true
@@ -185,6 +176,8 @@ type NotificationChannelStatus struct {
 // +kubebuilder:printcolumn:name="Last Success",type=date,JSONPath=`.status.lastSuccessTime`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Last Failure",type=string,JSONPath=`.status.lastFailure.error.reason`,priority=1
+// +kubebuilder:printcolumn:name="Circuit",type=string,JSONPath=`.status.circuit.state`,priority=1
+// +kubebuilder:printcolumn:name="Probe",type=string,JSONPath=`.status.probe.state`,priority=1
 // +kubebuilder:validation:XValidation:rule="self.metadata.name != 'console'",message="the name console belongs to the built-in channel: choose another"
 type NotificationChannel struct {
 	metav1.TypeMeta `json:",inline"`

@@ -273,7 +273,7 @@ func checkSchema(t failer, nr *v1alpha1.NotificationRequest) {
 // equal fails where two values differ, naming what they are.
 func equal[T any](t failer, what string, got, want T) {
 	t.Helper()
-	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmp.AllowUnexported(limit{}, wait{})); diff != "" {
 		t.Fatalf("%s (-want +got):\n%s", what, diff)
 	}
 }

@@ -54,6 +54,8 @@ type stateCollector struct {
 	ambiguous *prometheus.Desc
 	pending   *prometheus.Desc
 	inFlight  *prometheus.Desc
+	postponed *prometheus.Desc
+	circuits  *prometheus.Desc
 }
 
 func newStateCollector(reader client.Reader, running func() int) *stateCollector {
@@ -67,12 +69,14 @@ func newStateCollector(reader client.Reader, running func() int) *stateCollector
 		ambiguous: desc("notification_deliveries_ambiguous", "Deliveries in doubt that wait for a person."),
 		pending:   desc("notification_requests_audit_pending", "Requests with events that are not recorded in DataStorage yet."),
 		inFlight:  desc("notification_delivery_attempts_in_flight", "Attempts that this process is making now."),
+		postponed: desc("notification_deliveries_postponed", "Deliveries that a channel holds back, by the reason.", "reason"),
+		circuits:  desc("notification_channel_circuits", "Channels by the state of their circuit.", "state"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.requests, c.ambiguous, c.pending, c.inFlight} {
+	for _, d := range []*prometheus.Desc{c.requests, c.ambiguous, c.pending, c.inFlight, c.postponed, c.circuits} {
 		ch <- d
 	}
 }
@@ -82,6 +86,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.inFlight, prometheus.GaugeValue, float64(c.running()))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	c.collectCircuits(ctx, ch)
 	var list v1alpha1.NotificationRequestList
 	if err := c.reader.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		ch <- prometheus.NewInvalidMetric(c.requests, err)
@@ -90,6 +95,10 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	byStatus := map[string]int{
 		v1alpha1.ReasonPending: 0, v1alpha1.ReasonSending: 0, v1alpha1.ReasonRetrying: 0, v1alpha1.ReasonSuspended: 0,
 		v1alpha1.ReasonSent: 0, v1alpha1.ReasonPartiallySent: 0, v1alpha1.ReasonFailed: 0, v1alpha1.ReasonSuppressed: 0,
+	}
+	postponedBy := map[string]int{}
+	for _, reason := range postponements {
+		postponedBy[reason] = 0
 	}
 	var ambiguous, pending int
 	for i := range list.Items {
@@ -103,6 +112,9 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 			if d.State == v1alpha1.DeliveryAmbiguous {
 				ambiguous++
 			}
+			if postponed(&d) && !d.State.Final() {
+				postponedBy[d.LastError.Reason]++
+			}
 		}
 		if countAudit(status, v1alpha1.AuditPending) > 0 {
 			pending++
@@ -111,6 +123,28 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for status, n := range byStatus {
 		ch <- prometheus.MustNewConstMetric(c.requests, prometheus.GaugeValue, float64(n), status)
 	}
+	for reason, n := range postponedBy {
+		ch <- prometheus.MustNewConstMetric(c.postponed, prometheus.GaugeValue, float64(n), reason)
+	}
 	ch <- prometheus.MustNewConstMetric(c.ambiguous, prometheus.GaugeValue, float64(ambiguous))
 	ch <- prometheus.MustNewConstMetric(c.pending, prometheus.GaugeValue, float64(pending))
+}
+
+func (c *stateCollector) collectCircuits(ctx context.Context, ch chan<- prometheus.Metric) {
+	var list v1alpha1.NotificationChannelList
+	if err := c.reader.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		ch <- prometheus.NewInvalidMetric(c.circuits, err)
+		return
+	}
+	byState := map[v1alpha1.CircuitState]int{v1alpha1.CircuitClosed: 0, v1alpha1.CircuitOpen: 0, v1alpha1.CircuitHalfOpen: 0}
+	for i := range list.Items {
+		state := list.Items[i].Status.Circuit.State
+		if state == "" { // nobody has looked at it
+			state = v1alpha1.CircuitClosed
+		}
+		byState[state]++
+	}
+	for state, n := range byState {
+		ch <- prometheus.MustNewConstMetric(c.circuits, prometheus.GaugeValue, float64(n), string(state))
+	}
 }

@@ -3,6 +3,7 @@ package controller
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -24,10 +25,28 @@ func TestRequestsAreCountedByWhatTheirStatusSays(t *testing.T) {
 	add("sent", func(l *lab) { l.attempt(ops, nil) })
 	add("recorded", func(l *lab) { l.attempt(ops, nil); l.record(); l.plan() })
 	add("held", func(l *lab) { l.nr.Spec.OnAmbiguous = v1alpha1.AmbiguousHold; l.attempt(ops, unanswered()) })
-	objects = append(objects, newRequest()) // never looked at
+	turn := gate{limit: limit{time.Minute, 1}, text: "1 in 1m", full: born.Add(time.Hour)}
+	add("in line", func(l *lab) {
+		l.plan()
+		postpone(l.delivery(ops), turn.wait(0, l.now).err, born.Add(time.Hour))
+	})
+	objects = append(objects, newRequest(), newChannel(), // never looked at
+		newChannel(func(c *v1alpha1.NotificationChannel) {
+			c.Name, c.Status.Circuit = "broken", failing(t, transient()).circuit
+		}))
 	reader := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(objects...).Build()
 	c := newStateCollector(reader, func() int { return 3 })
 	want := `
+# HELP notification_channel_circuits Channels by the state of their circuit.
+# TYPE notification_channel_circuits gauge
+notification_channel_circuits{state="Closed"} 1
+notification_channel_circuits{state="HalfOpen"} 0
+notification_channel_circuits{state="Open"} 1
+# HELP notification_deliveries_postponed Deliveries that a channel holds back, by the reason.
+# TYPE notification_deliveries_postponed gauge
+notification_deliveries_postponed{reason="ChannelRateLimit"} 1
+notification_deliveries_postponed{reason="ChannelThrottled"} 0
+notification_deliveries_postponed{reason="CircuitOpen"} 0
 # HELP notification_deliveries_ambiguous Deliveries in doubt that wait for a person.
 # TYPE notification_deliveries_ambiguous gauge
 notification_deliveries_ambiguous 1
@@ -38,7 +57,7 @@ notification_delivery_attempts_in_flight 3
 # TYPE notification_requests gauge
 notification_requests{status="Failed"} 0
 notification_requests{status="PartiallySent"} 0
-notification_requests{status="Pending"} 3
+notification_requests{status="Pending"} 4
 notification_requests{status="Retrying"} 0
 notification_requests{status="Sending"} 0
 notification_requests{status="Sent"} 2

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -23,10 +21,6 @@ import (
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/delivery"
 )
-
-// healthInterval is how far the last success and the last failure in a channel's
-// status may be behind, so that a busy channel is not written for each message.
-const healthInterval = 30 * time.Second
 
 // NotificationChannelReconciler says in a channel's status whether it can be used
 // and what last became of a message there.
@@ -42,7 +36,7 @@ type NotificationChannelReconciler struct {
 func (r *NotificationChannelReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("notificationchannel").
-		For(&v1alpha1.NotificationChannel{}, builder.WithPredicates(changed)).
+		For(&v1alpha1.NotificationChannel{}, builder.WithPredicates(predicate.Or(changed, predicate.AnnotationChangedPredicate{}))).
 		WatchesMetadata(secretMetadata.DeepCopy(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, secret client.Object) []reconcile.Request {
 			var requests []reconcile.Request
 			for _, channel := range channelsOfSecret(ctx, r.Channels.Reader, secret) {
@@ -69,7 +63,12 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 	if err := r.resolve(ctx, object); err != nil {
 		return ctrl.Result{}, err
 	}
-	again := r.Health.apply(object, time.Now())
+	now := time.Now()
+	again := r.Health.apply(object, now)
+	send, left := planProbe(object, r.Health.probeOf(req.NamespacedName), now)
+	if left > 0 && (again == 0 || left < again) {
+		again = left
+	}
 	if equality.Semantic.DeepEqual(base.Status, object.Status) {
 		return ctrl.Result{RequeueAfter: again}, nil
 	}
@@ -79,6 +78,9 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
 	case client.IgnoreNotFound(err) != nil:
 		return ctrl.Result{}, fmt.Errorf("write status: %w", err)
+	}
+	if send && err == nil {
+		r.startProbe(ctx, object)
 	}
 	return ctrl.Result{RequeueAfter: again}, nil
 }
@@ -103,82 +105,4 @@ func (r *NotificationChannelReconciler) resolve(ctx context.Context, object *v1a
 	}
 	meta.SetStatusCondition(&object.Status.Conditions, ready)
 	return nil
-}
-
-// ChannelHealth keeps what last became of a message on each channel until it is
-// in the channel's status.
-type ChannelHealth struct {
-	wake waker
-
-	mu sync.Mutex
-	m  map[types.NamespacedName]*health
-}
-
-type health struct {
-	success   time.Time
-	failure   time.Time
-	err       v1alpha1.DeliveryError
-	scheduled bool
-}
-
-// note takes the outcome of an attempt. It does not block.
-func (h *ChannelHealth) note(channel types.NamespacedName, o outcome) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.m == nil {
-		h.m = map[types.NamespacedName]*health{}
-	}
-	if h.m[channel] == nil {
-		h.m[channel] = &health{}
-	}
-	c := h.m[channel]
-	if o.err == nil {
-		c.success = o.finished
-	} else {
-		c.failure = o.finished
-		c.err = deliveryError(o.err)
-	}
-	if !c.scheduled {
-		c.scheduled = true
-		h.wake.request(channel)
-	}
-}
-
-// apply brings what is old enough to a channel's status and returns when to do
-// so again, 0 where status is up to date.
-func (h *ChannelHealth) apply(object *v1alpha1.NotificationChannel, now time.Time) (again time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	c := h.m[client.ObjectKeyFromObject(object)]
-	if c == nil {
-		return 0
-	}
-	c.scheduled = false
-	status := &object.Status
-	due := func(latest time.Time, held *metav1.Time) bool {
-		if latest.IsZero() || held != nil && !latest.Truncate(time.Second).After(held.Time) {
-			return false
-		}
-		if held != nil && now.Sub(held.Time) < healthInterval {
-			c.scheduled = true
-			if left := healthInterval - now.Sub(held.Time); again == 0 || left < again {
-				again = left
-			}
-			return false
-		}
-		return true
-	}
-	if due(c.success, status.LastSuccessTime) {
-		status.LastSuccessTime = new(metav1.NewTime(c.success.Truncate(time.Second)))
-	}
-	if due(c.failure, status.LastFailure.Time) {
-		status.LastFailure = v1alpha1.ChannelFailure{Time: new(metav1.NewTime(c.failure.Truncate(time.Second))), Error: c.err}
-	}
-	return again
-}
-
-func (h *ChannelHealth) drop(channel types.NamespacedName) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.m, channel)
 }

@@ -43,12 +43,19 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		}
 		object := objects[d.Channel]
 		key := client.ObjectKeyFromObject(object)
-		if !r.sends.acquire(key, client.ObjectKeyFromObject(nr)) {
+		w, ok := r.sends.acquire(ask{
+			channel: object, config: known[d.Channel].config, request: client.ObjectKeyFromObject(nr),
+			created: nr.CreationTimestamp.Time, lastChance: lastChanceOf(nr, d.Channel, known[d.Channel]),
+		})
+		if !ok {
+			if w.err.Class != "" {
+				postpone(d, w.err, w.until)
+			}
 			continue
 		}
 		sender, err := r.Channels.sender(ctx, object)
 		if err != nil {
-			r.sends.release(key)
+			r.sends.cancel(key)
 			d.LastError = unreadable("a Secret of the channel", key, err)
 			if unusable, ok := errors.AsType[*delivery.Error](err); ok {
 				d.LastError = blocked(unusable.Reason, "%s", unusable.Message)
@@ -72,7 +79,7 @@ func (r *NotificationRequestReconciler) giveUp(nr *v1alpha1.NotificationRequest,
 		if !apierrors.IsConflict(err) {
 			r.sends.doubtIntent(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.started)
 		}
-		r.sends.release(a.object)
+		r.sends.cancel(a.object)
 	}
 }
 
@@ -124,7 +131,7 @@ func (r *NotificationRequestReconciler) report(ctx context.Context, nr *v1alpha1
 	took := o.finished.Sub(o.started)
 	r.Metrics.attempts.WithLabelValues(string(a.channel.kind), result, reason).Inc()
 	r.Metrics.duration.WithLabelValues(string(a.channel.kind)).Observe(took.Seconds())
-	if a.channel.kind != v1alpha1.ChannelConsole { // no object could tell of it
+	if a.object != consoleKey { // no object could tell of it
 		r.Health.note(a.object, o)
 	}
 	log.FromContext(ctx).Info("Attempted delivery", "request", client.ObjectKeyFromObject(nr), "channel", a.name,

@@ -94,7 +94,8 @@ func newBench(t *testing.T, nr *v1alpha1.NotificationRequest, objects ...client.
 			return b.refuse
 		},
 	}
-	b.sends = newSends(func(key types.NamespacedName) { b.woken <- key })
+	b.sends = newSends(func(key types.NamespacedName) { b.woken <- key }, b.Health, b.history)
+	b.Health.opened = b.sends.reopen
 	b.hold = newHold(nil, func(key types.NamespacedName) { b.woken <- key })
 	return b
 }
@@ -378,7 +379,7 @@ func TestFullChannelIsWaitedForButNotLongerThanTheDeadline(t *testing.T) {
 	object, calls := receiver(t, accept)
 	b := newBench(t, newRequest(withDeadline("1h")), object)
 	for n := range channelLimit {
-		b.sends.acquire(place, requestKey(n))
+		b.sends.ask(place, requestKey(n))
 	}
 	if wait := b.mustLook(); wait <= 0 || wait > time.Hour {
 		t.Errorf("looked at again in %s", wait)

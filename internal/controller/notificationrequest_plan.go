@@ -27,7 +27,24 @@ const (
 	// refusedRecheck is when, at the earliest, a channel that refused its unchanged
 	// configuration is asked again: each time is an attempt and an audit event.
 	refusedRecheck = 5 * time.Minute
+	// lastChance is how long before the latest time at which an attempt can end within
+	// the deadline a message is sent although its channel fails: time enough to be
+	// looked at and to commit the intent.
+	lastChance = 5 * time.Second
 )
+
+// postponements are the reasons for which a delivery waits until its nextAttemptTime
+// though no attempt has failed. They are found out anew at each look, so that a wait
+// may end before that time.
+var postponements = []string{reasonRateLimit, reasonThrottled, reasonCircuitOpen}
+
+// postpone has a delivery wait without spending an attempt. The sentence of e says
+// what for and until when.
+func postpone(d *v1alpha1.Delivery, e v1alpha1.DeliveryError, until time.Time) {
+	d.LastError, d.NextAttemptTime, d.HeldConfig = e, micro(until), ""
+}
+
+func postponed(d *v1alpha1.Delivery) bool { return slices.Contains(postponements, d.LastError.Reason) }
 
 // channel is what the plan needs to know about a channel.
 type channel struct {
@@ -177,6 +194,10 @@ func (d *decision) look(now, at time.Time) {
 
 // ready finds out whether a delivery that waits for its next attempt may begin it.
 func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery, ch channel, d *decision) {
+	before := *dl
+	if postponed(dl) {
+		dl.NextAttemptTime = nil
+	}
 	if dl.HeldConfig == "" || dl.LastError.Reason == reasonAuditBacklog || dl.LastError.Reason == reasonAuditOutage {
 		// What was in the way when last looked at may be gone.
 		dl.LastError = lastAttemptError(dl)
@@ -205,6 +226,13 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 		dl.LastError = p.held
 		d.look(p.now, p.now.Add(recheck))
 	default:
+		if postponed(&before) { // until somebody finds that it may begin
+			dl.LastError, dl.NextAttemptTime = before.LastError, before.NextAttemptTime
+			if before.LastError.Reason == reasonCircuitOpen {
+				// From then on nothing but a place or a token is missing, for seconds.
+				d.look(p.now, later(lastChanceOf(nr, dl.Channel, ch), p.now.Add(time.Second)))
+			}
+		}
 		d.due = append(d.due, dl.Channel)
 	}
 }
@@ -240,6 +268,12 @@ func finish(nr *v1alpha1.NotificationRequest) {
 		}
 	}
 	nr.Status.FinishedTime = last.DeepCopy()
+}
+
+// lastChanceOf is when a message has to be sent at the latest, whatever its channel's
+// circuit says: it would not be sent at all otherwise.
+func lastChanceOf(nr *v1alpha1.NotificationRequest, name string, ch channel) time.Time {
+	return deadlineOf(nr, name).Add(-ch.timeout - lastChance)
 }
 
 // deadlineOf is when a delivery that is not finished has failed.

@@ -139,8 +139,13 @@ func (w *world) step(t *rapid.T, write int) {
 	d := w.plan(t, &p, nr)
 	begun := map[string]int32{}
 	for _, channel := range d.due {
-		if rapid.IntRange(0, 5).Draw(t, "place") > 0 {
-			dl := w.delivery(nr, channel)
+		dl := w.delivery(nr, channel)
+		switch rapid.IntRange(0, 7).Draw(t, "place") {
+		case 0: // all are taken
+		case 1:
+			until := w.now.Add(time.Minute)
+			postpone(dl, waitFor(rapid.SampledFrom(postponements).Draw(t, "reason"), v1alpha1.ErrorTransient, until, "until %s", stamp(until)).err, until)
+		default:
 			begin(dl, w.channels[channel], w.now)
 			begun[channel] = dl.Attempts
 		}

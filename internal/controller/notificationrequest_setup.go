@@ -50,7 +50,8 @@ const (
 // SetupWithManager adds the controller to a manager. No request is looked at
 // before gate lets the controller's workers start.
 func (r *NotificationRequestReconciler) SetupWithManager(mgr ctrl.Manager, gate source.Source, registry prometheus.Registerer, workers int) error {
-	r.sends, r.hold = newSends(r.wake.request), newHold(r.Recordable, r.wake.request)
+	r.sends, r.hold = newSends(r.wake.request, r.Health, r.history), newHold(r.Recordable, r.wake.request)
+	r.Health.opened = r.sends.reopen
 	registry.MustRegister(newStateCollector(mgr.GetCache(), r.sends.running))
 	if err := indexFields(mgr); err != nil {
 		return err

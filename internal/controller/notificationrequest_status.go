@@ -223,6 +223,7 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and taken as sent: %s", d.Channel, d.Attempts, e.Message)
 		case d.State == v1alpha1.DeliveryAmbiguous && was.State != d.State:
 			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and held: %s", d.Channel, d.Attempts, e.Message)
+		case postponed(&d):
 		case e.Class != "" && !d.State.Final() && e != was.LastError && e != lastAttemptError(&was):
 			warn("DeliveryDelayed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
 		}

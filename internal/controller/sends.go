@@ -12,27 +12,17 @@ import (
 	"kubernaut.ai/notification/api/v1alpha1"
 )
 
-// channelLimit is how many attempts on one channel run at the same time, so that
-// a slow channel holds neither memory nor connections without bound.
-const channelLimit = 16
-
-// consoleLimit is the same for the console. A line is written faster than the next
-// intent, so its places fill only where nobody reads them.
-const consoleLimit = 256
-
-func limitOf(channel types.NamespacedName) int {
-	if channel == client.ObjectKeyFromObject(console) {
-		return consoleLimit
-	}
-	return channelLimit
-}
-
 // sends are the attempts that this process has begun and whose outcomes status
 // does not hold yet. Losing them loses nothing: an attempt in status that no
 // process knows of is in doubt once its deadline has passed.
 type sends struct {
 	// wake has a request looked at again. It does not block and calls nothing here.
 	wake func(types.NamespacedName)
+	// health knows when attempts on a channel may begin.
+	health *ChannelHealth
+	// history returns what status says of a channel: who waits for it, in order, and
+	// when attempts on it began.
+	history func(types.NamespacedName) ([]*turn, []time.Time)
 
 	// wg counts the places taken.
 	wg sync.WaitGroup
@@ -48,20 +38,15 @@ type sends struct {
 	// the write of their intent was lost: status may hold them all the same.
 	unsent map[types.UID]map[string][]time.Time
 	slots  map[types.NamespacedName]*slots
+	// turns counts those that were given out.
+	turns int64
 }
 
-// slots shares out a channel's places. A request that finds none waits in line;
-// a free place is kept for the next in line until it has been looked at again.
-type slots struct {
-	taken    int
-	reserved map[types.NamespacedName]bool
-	waiting  map[types.NamespacedName]bool
-	line     []types.NamespacedName
-}
-
-func newSends(wake func(types.NamespacedName)) *sends {
+func newSends(wake func(types.NamespacedName), health *ChannelHealth, history func(types.NamespacedName) ([]*turn, []time.Time)) *sends {
 	return &sends{
 		wake:     wake,
+		health:   health,
+		history:  history,
 		attempts: map[types.UID]map[string]sendState{},
 		owners:   map[types.UID]types.NamespacedName{},
 		last:     map[types.UID]*v1alpha1.NotificationRequest{},
@@ -75,69 +60,6 @@ func (s *sends) of(uid types.UID) map[string]sendState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.attempts[uid])
-}
-
-// acquire takes a place on a channel, or puts the request in line for one.
-func (s *sends) acquire(channel, request types.NamespacedName) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	c := s.slots[channel]
-	if c == nil {
-		c = &slots{reserved: map[types.NamespacedName]bool{}, waiting: map[types.NamespacedName]bool{}}
-		s.slots[channel] = c
-	}
-	switch {
-	case c.reserved[request]:
-		delete(c.reserved, request)
-	case c.taken+len(c.reserved) >= limitOf(channel):
-		if !c.waiting[request] {
-			c.waiting[request] = true
-			c.line = append(c.line, request)
-		}
-		return false
-	}
-	c.taken++
-	s.wg.Add(1)
-	return true
-}
-
-// release gives a place back.
-func (s *sends) release(channel types.NamespacedName) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.slots[channel].taken--
-	s.next(channel)
-	s.wg.Done()
-}
-
-// looked ends the reservations that a request had and did not use.
-func (s *sends) looked(request types.NamespacedName) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for channel, c := range s.slots {
-		if c.reserved[request] {
-			delete(c.reserved, request)
-			s.next(channel)
-		}
-	}
-}
-
-// next gives free places to those first in line.
-func (s *sends) next(channel types.NamespacedName) {
-	c := s.slots[channel]
-	for len(c.line) > 0 && c.taken+len(c.reserved) < limitOf(channel) {
-		request := c.line[0]
-		c.line = c.line[1:]
-		delete(c.waiting, request)
-		c.reserved[request] = true
-		s.wake(request)
-	}
-	if c.taken == 0 && len(c.reserved) == 0 {
-		delete(s.slots, channel)
-	}
 }
 
 // start makes an attempt in a goroutine of its own and keeps its outcome until

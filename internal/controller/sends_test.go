@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,36 +27,55 @@ func requestKey(n int) types.NamespacedName {
 	return types.NamespacedName{Namespace: "shop", Name: fmt.Sprintf("request-%d", n)}
 }
 
+func newTestSends(wake func(types.NamespacedName)) *sends {
+	return newSends(wake, &ChannelHealth{}, func(types.NamespacedName) ([]*turn, []time.Time) { return nil, nil })
+}
+
+// want has a request, all of the same age, ask for a place on a channel without limits.
+func (s *sends) want(channel, request types.NamespacedName) bool {
+	_, ok := s.acquire(ask{
+		channel: &v1alpha1.NotificationChannel{ObjectMeta: metav1.ObjectMeta{Namespace: channel.Namespace, Name: channel.Name}},
+		request: request, created: born, lastChance: born.Add(24 * time.Hour),
+	})
+	return ok
+}
+
+// ask is a look at a request that wants a place.
+func (s *sends) ask(channel, request types.NamespacedName) bool {
+	defer s.looked(request)
+	return s.want(channel, request)
+}
+
 // crowded returns sends whose place is full with the requests 0 to 15, and the
 // list of the requests that it wakes.
 func crowded(t *testing.T) (*sends, *[]types.NamespacedName) {
 	t.Helper()
 	var woken []types.NamespacedName
-	s := newSends(func(key types.NamespacedName) { woken = append(woken, key) })
+	s := newTestSends(func(key types.NamespacedName) { woken = append(woken, key) })
 	for n := range channelLimit {
-		equal(t, "place", s.acquire(place, requestKey(n)), true)
+		equal(t, "place", s.ask(place, requestKey(n)), true)
 	}
 	return s, &woken
 }
 
 func TestChannelHasSoManyPlacesAndNoMore(t *testing.T) {
 	s, woken := crowded(t)
-	equal(t, "one more", s.acquire(place, requestKey(20)), false)
-	equal(t, "another channel", s.acquire(place2, requestKey(20)), true)
+	equal(t, "one more", s.ask(place, requestKey(20)), false)
+	equal(t, "another channel", s.ask(place2, requestKey(30)), true)
 	s.release(place)
 	equal(t, "woken", *woken, []types.NamespacedName{requestKey(20)})
-	equal(t, "its place", s.acquire(place, requestKey(20)), true)
-	equal(t, "one more", s.acquire(place, requestKey(21)), false)
+	equal(t, "its place", s.ask(place, requestKey(20)), true)
+	equal(t, "one more", s.ask(place, requestKey(21)), false)
 }
 
 func TestTheConsoleHasAPlaceForEachWorkerAndIsBoundedAllTheSame(t *testing.T) {
 	var woken []types.NamespacedName
-	s := newSends(func(key types.NamespacedName) { woken = append(woken, key) })
+	s := newTestSends(func(key types.NamespacedName) { woken = append(woken, key) })
 	place := client.ObjectKeyFromObject(console)
 	for n := range consoleLimit {
-		equal(t, "place", s.acquire(place, requestKey(n)), true)
+		equal(t, "place", s.ask(place, requestKey(n)), true)
 	}
-	equal(t, "one more", s.acquire(place, requestKey(consoleLimit)), false)
+	equal(t, "one more", s.ask(place, requestKey(consoleLimit)), false)
 	s.release(place)
 	equal(t, "woken", woken, []types.NamespacedName{requestKey(consoleLimit)})
 }
@@ -63,14 +83,14 @@ func TestTheConsoleHasAPlaceForEachWorkerAndIsBoundedAllTheSame(t *testing.T) {
 func TestPlacesGoToTheFirstInLine(t *testing.T) {
 	s, woken := crowded(t)
 	for _, n := range []int{20, 21, 20, 22, 21} { // to ask again changes nothing
-		equal(t, "place", s.acquire(place, requestKey(n)), false)
+		equal(t, "place", s.ask(place, requestKey(n)), false)
 	}
 	s.release(place)
 	s.release(place)
 	equal(t, "woken", *woken, []types.NamespacedName{requestKey(20), requestKey(21)})
-	equal(t, "who comes by", s.acquire(place, requestKey(30)), false)
-	equal(t, "second in line", s.acquire(place, requestKey(21)), true)
-	equal(t, "first in line", s.acquire(place, requestKey(20)), true)
+	equal(t, "who comes by", s.ask(place, requestKey(30)), false)
+	equal(t, "second in line", s.ask(place, requestKey(21)), true)
+	equal(t, "first in line", s.ask(place, requestKey(20)), true)
 	s.release(place)
 	s.release(place)
 	equal(t, "woken", (*woken)[2:], []types.NamespacedName{requestKey(22), requestKey(30)})
@@ -79,7 +99,7 @@ func TestPlacesGoToTheFirstInLine(t *testing.T) {
 func TestUnusedPlaceGoesToTheNextInLine(t *testing.T) {
 	s, woken := crowded(t)
 	for n := 20; n < 23; n++ {
-		s.acquire(place, requestKey(n))
+		s.ask(place, requestKey(n))
 	}
 	s.release(place)
 	s.looked(requestKey(20)) // it was deleted, or has no more use for it
@@ -87,12 +107,45 @@ func TestUnusedPlaceGoesToTheNextInLine(t *testing.T) {
 	s.looked(requestKey(21))
 	equal(t, "woken", *woken, []types.NamespacedName{requestKey(20), requestKey(21), requestKey(22)})
 	s.looked(requestKey(22))
-	equal(t, "place", s.acquire(place, requestKey(40)), true)
+	equal(t, "place", s.ask(place, requestKey(40)), true)
+}
+
+// The one whose time is up first was promised a place, and then the channel failed.
+func TestLastChanceIsGivenThoughThePlaceWasPromisedBefore(t *testing.T) {
+	s, woken := crowded(t)
+	last := time.Now().Add(-time.Second)
+	wanted := ask{channel: newChannel(), config: "A", request: requestKey(20), created: born, lastChance: last}
+	_, ok := s.acquire(wanted)
+	equal(t, "while all places are taken", ok, false)
+	s.looked(wanted.request)
+	s.release(place)
+	equal(t, "woken", *woken, []types.NamespacedName{requestKey(20)})
+	s.health.use(place, func(g *gate) {
+		for range circuitFailures {
+			g.judge(outcome{config: "A", started: time.Now(), finished: time.Now(), err: transient()})
+		}
+	})
+	late := wanted
+	late.request, late.lastChance = requestKey(21), time.Now().Add(time.Hour)
+	w, ok := s.acquire(late)
+	equal(t, "another one", ok, false)
+	equal(t, "waits for", w.err.Reason, reasonCircuitOpen)
+	_, ok = s.acquire(wanted)
+	equal(t, "its last chance", ok, true)
+}
+
+func TestWhoeverDoesNotAskAgainLeavesTheLine(t *testing.T) {
+	s, woken := crowded(t)
+	s.ask(place, requestKey(20))
+	s.ask(place, requestKey(21))
+	s.looked(requestKey(20))
+	s.release(place)
+	equal(t, "woken", *woken, []types.NamespacedName{requestKey(21)})
 }
 
 func TestNothingIsKeptOfAnIdleChannel(t *testing.T) {
 	s, _ := crowded(t)
-	s.acquire(place, requestKey(20))
+	s.ask(place, requestKey(20))
 	for range channelLimit {
 		s.release(place)
 	}
@@ -102,7 +155,7 @@ func TestNothingIsKeptOfAnIdleChannel(t *testing.T) {
 
 func TestOutcomeIsKeptUntilStatusHoldsIt(t *testing.T) {
 	key, uid := requestKey(1), types.UID("1")
-	s := newSends(func(types.NamespacedName) {})
+	s := newTestSends(func(types.NamespacedName) {})
 	put := func(channel string, attempt int32, done bool) {
 		s.put(key, uid, channel, sendState{done: done, outcome: outcome{attempt: attempt}})
 	}
@@ -131,7 +184,7 @@ func TestWhatStatusSaidLastIsKeptAsLongAsAttemptsAre(t *testing.T) {
 	nr, other := newRequest(), newRequest()
 	other.UID, other.Name = "another", "another"
 	key := client.ObjectKeyFromObject(nr)
-	s := newSends(func(types.NamespacedName) {})
+	s := newTestSends(func(types.NamespacedName) {})
 	for _, nr := range []*v1alpha1.NotificationRequest{nr, other} {
 		s.put(client.ObjectKeyFromObject(nr), nr.UID, ops, sendState{done: true, outcome: outcome{attempt: 1}})
 		s.keep(nr)
@@ -149,9 +202,9 @@ func TestWhatStatusSaidLastIsKeptAsLongAsAttemptsAre(t *testing.T) {
 
 func TestDrainWaitsForAttemptsThatBeganOrAreAboutTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSends(func(types.NamespacedName) {})
-		s.acquire(place, requestKey(1)) // status is being written
-		s.acquire(place, requestKey(2))
+		s := newTestSends(func(types.NamespacedName) {})
+		s.ask(place, requestKey(1)) // status is being written
+		s.ask(place, requestKey(2))
 		answered := make(chan struct{})
 		s.start(requestKey(2), "2", ops, place, 1, func() outcome { <-answered; return outcome{attempt: 1} })
 
@@ -159,7 +212,7 @@ func TestDrainWaitsForAttemptsThatBeganOrAreAboutTo(t *testing.T) {
 		drained := make(chan struct{})
 		go func() { left = s.drain(); close(drained) }()
 		synctest.Wait()
-		equal(t, "a new attempt after the drain began", s.acquire(place2, requestKey(3)), false)
+		equal(t, "a new attempt after the drain began", s.ask(place2, requestKey(3)), false)
 		close(answered)
 		synctest.Wait()
 		select {
@@ -183,7 +236,7 @@ func TestEveryRequestGetsItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const requests, workers = 300, 8
 		queue := workqueue.NewTyped[types.NamespacedName]()
-		s := newSends(queue.Add)
+		s := newTestSends(queue.Add)
 		var running, most atomic.Int32
 		var mu sync.Mutex
 		sent := map[types.NamespacedName]int{}
@@ -221,7 +274,7 @@ func TestEveryRequestGetsItsTurn(t *testing.T) {
 				}
 				return
 			}
-			if !s.acquire(place, key) {
+			if !s.want(place, key) {
 				return
 			}
 			if rand.IntN(4) == 0 { // the write met a conflict

@@ -64,6 +64,7 @@ spec:
   timeout: 5s
   tls: {caSecretRef: {name: s, key: ca}, certSecretRef: {name: s, key: cert}, keySecretRef: {name: s, key: key}}
   proxy: {url: "http://proxy.example.com:3128"}
+  rateLimit: {messages: 30, interval: 1m, burst: 5}
   allowedNamespaces: [team, "*"]
   suspend: false
 `
@@ -326,6 +327,9 @@ var webhookRefusals = slices.Concat(
 	secretRef("spec.tls.certSecretRef"),
 	secretRef("spec.tls.keySecretRef"),
 	text("spec.proxy.url", 8, 2048),
+	number("spec.rateLimit.messages", 1, 10000),
+	duration("spec.rateLimit.interval", "999ms", "24h1ms", "must be from 1s to 24h"),
+	number("spec.rateLimit.burst", 1, 1000),
 	text("spec.allowedNamespaces[0]", 1, 63),
 	[]refusal{
 		{path: "metadata.name", value: "console", at: "<nil>", want: "the name console belongs to the built-in channel: choose another"},
