@@ -25,6 +25,7 @@ import (
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/test/harness"
+	"kubernaut.ai/notification/test/standin"
 )
 
 const (
@@ -67,6 +68,9 @@ func TestEndToEnd(t *testing.T) {
 		{"DataStorage may be down for a minute", storageDown},
 		{"the manager may be restarted in the middle", managerRestarted},
 		{"a request can be deleted at every stage", deletedAtEveryStage},
+		{"each provider gets what it takes and says what it refuses", eachProvider},
+		{"nothing is sent to a server that is not trusted", untrusted},
+		{"requests are routed, told apart from repetitions, and paced", routed},
 		{"bad requests get a clear answer", badRequests},
 		{"bad batches get a clear answer", badBatches},
 		{"only those with a role may read the evidence", strangers},
@@ -94,6 +98,7 @@ func deploy(t *testing.T) suite {
 	}
 	s.kube = harness.NewClient(t, config)
 	harness.Host = s.nodeAddress()
+	standin.Host = harness.Host
 
 	s.step("removing what an earlier run has left")
 	s.remove()

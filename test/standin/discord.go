@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"regexp"
 	"strings"
 	"sync"
@@ -42,11 +41,8 @@ const discordPath = "/api/webhooks/223704706495545344/3d89bb7572e0fb30d8128367b3
 // NewDiscord starts a Discord, which ends with the test.
 func NewDiscord(tb testing.TB) *Discord {
 	d := &Discord{}
-	server := httptest.NewServer(d)
-	tb.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-	})
+	server := newServer(tb, d)
+	server.Start()
 	d.URL = server.URL + discordPath
 	return d
 }

@@ -12,7 +12,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,18 +58,14 @@ type PagerDuty struct {
 // NewPagerDuty starts a PagerDuty that ends with the test.
 func NewPagerDuty(tb testing.TB) *PagerDuty {
 	p := &PagerDuty{key: PagerDutyKey}
-	plain, secure := httptest.NewServer(p), httptest.NewUnstartedServer(p)
+	plain, secure := newServer(tb, p), newServer(tb, p)
+	plain.Start()
 	secure.TLS = &tls.Config{Certificates: []tls.Certificate{p.certify(tb)}, MinVersion: tls.VersionTLS12}
 	secure.StartTLS()
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	proxy := newServer(tb, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		connect(w, r, secure.Listener.Addr().String())
 	}))
-	tb.Cleanup(func() {
-		for _, s := range []*httptest.Server{proxy, plain, secure} {
-			s.CloseClientConnections()
-			s.Close()
-		}
-	})
+	proxy.Start()
 	p.URL, p.Proxy = plain.URL+"/v2/enqueue", proxy.URL
 	return p
 }

@@ -1,5 +1,3 @@
-// Package standin has servers that behave as providers of channels do: they have
-// their limits, their words for errors, and their ways to answer.
 package standin
 
 import (
@@ -8,7 +6,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/http/httptest"
 	"regexp"
 	"strings"
 	"sync"
@@ -40,11 +37,8 @@ type Slack struct {
 // (C0000000002), which ends with the test.
 func NewSlack(tb testing.TB) *Slack {
 	s := &Slack{token: "xoxb-valid", channels: map[string]string{"general": "C0000000001", "alerts": "C0000000002"}}
-	server := httptest.NewServer(s)
-	tb.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-	})
+	server := newServer(tb, s)
+	server.Start()
 	s.URL = server.URL
 	return s
 }

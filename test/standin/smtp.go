@@ -53,15 +53,12 @@ type SMTP struct {
 
 // NewSMTP starts a mail server that ends with the test.
 func NewSMTP(tb testing.TB, o SMTPOptions) *SMTP {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	listener := listen(tb)
 	if o.Size == 0 {
 		o.Size = 10240000
 	}
 	address := listener.Addr().(*net.TCPAddr)
-	s := &SMTP{Host: "127.0.0.1", Port: int32(address.Port), options: o, answers: map[string][]string{}, password: o.Password}
+	s := &SMTP{Host: Host, Port: int32(address.Port), options: o, answers: map[string][]string{}, password: o.Password}
 	ended := make(chan struct{})
 	var sessions sync.WaitGroup
 	sessions.Go(func() {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"slices"
@@ -40,11 +39,8 @@ const (
 // NewTeams starts the service with a workflow, which end with the test.
 func NewTeams(tb testing.TB) *Teams {
 	s := &Teams{}
-	server := httptest.NewServer(s)
-	tb.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-	})
+	server := newServer(tb, s)
+	server.Start()
 	s.URL = server.URL + teamsPath + "?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=" + url.QueryEscape(teamsSignature)
 	return s
 }
