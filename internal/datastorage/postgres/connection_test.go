@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"encoding/binary"
 	"io"
 	"net"
 	"net/url"
@@ -19,8 +20,8 @@ type cutter struct {
 
 	mu    sync.Mutex
 	armed bool
-	// answers says which of the two directions is counted, left how many writes may
-	// still pass in it.
+	// answers says which of the two directions is counted, left how many pieces may
+	// still pass in it: messages of the server, and whatever a client writes at once.
 	answers bool
 	left    int
 	conns   map[net.Conn]bool
@@ -57,8 +58,8 @@ func newCutter(t *testing.T, databaseURL string) (*cutter, string) {
 				return
 			}
 			c.keep(client, server)
-			work.Go(func() { c.pass(server, client, false) })
-			work.Go(func() { c.pass(client, server, true) })
+			work.Go(func() { c.pass(server, client, false, readSome) })
+			work.Go(func() { c.pass(client, server, true, readMessage) })
 		}
 	})
 	t.Cleanup(func() {
@@ -77,7 +78,7 @@ func (c *cutter) keep(conns ...net.Conn) {
 	}
 }
 
-// arm has all connections cut once so many writes have passed in one direction.
+// arm has all connections cut once so many pieces have passed in one direction.
 func (c *cutter) arm(answers bool, after int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,12 +102,11 @@ func (c *cutter) cut() {
 	clear(c.conns)
 }
 
-func (c *cutter) pass(to io.WriteCloser, from io.ReadCloser, answers bool) {
+func (c *cutter) pass(to io.WriteCloser, from io.ReadCloser, answers bool, read func(io.Reader) ([]byte, error)) {
 	defer to.Close()
 	defer from.Close()
-	buffer := make([]byte, 64<<10)
 	for {
-		n, err := from.Read(buffer)
+		piece, err := read(from)
 		if err != nil {
 			return
 		}
@@ -114,10 +114,28 @@ func (c *cutter) pass(to io.WriteCloser, from io.ReadCloser, answers bool) {
 			c.cut()
 			return
 		}
-		if _, err := to.Write(buffer[:n]); err != nil {
+		if _, err := to.Write(piece); err != nil {
 			return
 		}
 	}
+}
+
+func readSome(from io.Reader) ([]byte, error) {
+	buffer := make([]byte, 64<<10)
+	n, err := from.Read(buffer)
+	return buffer[:n], err
+}
+
+// readMessage reads one message of a PostgreSQL server: a letter, the length of what
+// follows with its own four bytes, and that.
+func readMessage(from io.Reader) ([]byte, error) {
+	message := make([]byte, 5)
+	if _, err := io.ReadFull(from, message); err != nil {
+		return nil, err
+	}
+	message = append(message, make([]byte, binary.BigEndian.Uint32(message[1:])-4)...)
+	_, err := io.ReadFull(from, message[5:])
+	return message, err
 }
 
 func (c *cutter) due(answers bool) bool {
