@@ -75,8 +75,8 @@ var mutants = []mutant{
 	}}},
 	{name: "R9 a secret in a log line", faults: "secret", setup: oneSQLite, edits: []edit{{
 		"internal/controller/channels.go",
-		"	config := delivery.WebhookConfig{Endpoint: endpoint, SigningSecret: secrets.value(spec.Webhook.SigningSecretRef)}\n",
-		"	config := delivery.WebhookConfig{Endpoint: endpoint, SigningSecret: secrets.value(spec.Webhook.SigningSecretRef)}\n	println(string(config.SigningSecret))\n",
+		"	return delivery.NewWebhook(c.HTTP, config)\n",
+		"	println(string(config.SigningSecret))\n	return delivery.NewWebhook(c.HTTP, config)\n",
 	}}},
 	{name: "R10 a failure without a reason", faults: "kill manager$", setup: oneSQLite, edits: []edit{{
 		controllerDir + "outcome.go",
