@@ -15,6 +15,9 @@ const (
 	ConditionDelivered = "Delivered"
 	// ConditionRouted says how a request got its channels. It is True once it has them.
 	ConditionRouted = "Routed"
+	// ConditionTemplateValid says whether a channel's template can be used. A channel
+	// without a template does not have it.
+	ConditionTemplateValid = "TemplateValid"
 	// ConditionAudited is True once DataStorage holds every event of a finished request.
 	ConditionAudited = "Audited"
 )
@@ -49,6 +52,12 @@ const (
 	ReasonChannelsGiven  = "ChannelsGiven"
 	ReasonRouteMatched   = "RouteMatched"
 	ReasonNoRouteMatched = "NoRouteMatched"
+)
+
+// Reasons of a NotificationChannel's TemplateValid condition.
+const (
+	ReasonTemplateParsed  = "TemplateParsed"
+	ReasonInvalidTemplate = "InvalidTemplate"
 )
 
 // Reasons of a NotificationRoute's Ready condition.

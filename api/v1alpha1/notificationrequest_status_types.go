@@ -233,6 +233,13 @@ type Delivery struct {
 	// +kubebuilder:validation:MaxLength=71
 	ContentDigest string `json:"contentDigest,omitempty"`
 
+	// templateError is why the channel's template was not used, up to 256 characters:
+	// the message goes out as the request has it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	TemplateError string `json:"templateError,omitempty"`
+
 	// possibleDuplicate says that the message may have arrived more than once.
 	// +optional
 	PossibleDuplicate *bool `json:"possibleDuplicate,omitempty"`

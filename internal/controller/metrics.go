@@ -16,6 +16,7 @@ type Metrics struct {
 	attempts   *prometheus.CounterVec
 	deliveries *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
+	templates  *prometheus.CounterVec
 }
 
 // NewMetrics registers the counters.
@@ -34,8 +35,12 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Help:    "How long attempts took.",
 			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120},
 		}, []string{"channel_type"}),
+		templates: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "notification_template_failures_total",
+			Help: "Deliveries for which the channel's template could not be used, by the channel's type.",
+		}, []string{"channel_type"}),
 	}
-	registry.MustRegister(m.attempts, m.deliveries, m.duration)
+	registry.MustRegister(m.attempts, m.deliveries, m.duration, m.templates)
 	return m
 }
 

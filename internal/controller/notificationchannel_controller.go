@@ -69,6 +69,7 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 	if err := r.resolve(ctx, object); err != nil {
 		return ctrl.Result{}, err
 	}
+	checkTemplate(object)
 	again := r.Health.apply(object, time.Now())
 	if equality.Semantic.DeepEqual(base.Status, object.Status) {
 		return ctrl.Result{RequeueAfter: again}, nil

@@ -33,6 +33,7 @@ type eventData struct {
 	Metadata          map[string]string `json:"metadata"`
 	ErrorType         string            `json:"error_type,omitempty"`
 	Error             string            `json:"error,omitempty"`
+	TemplateError     string            `json:"template_error,omitempty"`
 	DedupKey          string            `json:"dedup_key,omitempty"`
 	DuplicateOf       string            `json:"duplicate_of,omitempty"`
 	DuplicateOfUID    string            `json:"duplicate_of_uid,omitempty"`
@@ -149,7 +150,7 @@ func (b *eventBuilder) attempt(d *v1alpha1.Delivery, f v1alpha1.AttemptFailure) 
 func (b *eventBuilder) end(d *v1alpha1.Delivery) {
 	data := eventData{
 		Channel: d.Channel, ChannelType: d.ChannelType, Attempt: d.Attempts, ContentDigest: d.ContentDigest,
-		ExternalID: d.ExternalID, PossibleDuplicate: isTrue(d.PossibleDuplicate),
+		ExternalID: d.ExternalID, PossibleDuplicate: isTrue(d.PossibleDuplicate), TemplateError: d.TemplateError,
 	}
 	// A message that was sent has an error where its arrival is in doubt and a
 	// person or the policy has settled that.

@@ -255,13 +255,16 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 	for _, n := range notes(before, &nr.Status) {
 		r.Events.Eventf(nr, nil, n.kind, n.reason, n.action, "%s", n.text)
 	}
-	final := map[string]bool{}
+	was := map[string]v1alpha1.Delivery{}
 	for _, d := range before.Deliveries {
-		final[d.Channel] = d.State.Final()
+		was[d.Channel] = d
 	}
 	for _, d := range nr.Status.Deliveries {
-		if d.State.Final() && !final[d.Channel] {
+		if d.State.Final() && !was[d.Channel].State.Final() {
 			r.Metrics.deliveries.WithLabelValues(d.ChannelType, string(d.State)).Inc()
+		}
+		if d.TemplateError != "" && was[d.Channel].TemplateError == "" {
+			r.Metrics.templates.WithLabelValues(d.ChannelType).Inc()
 		}
 	}
 }

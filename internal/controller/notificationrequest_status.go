@@ -207,6 +207,9 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 		if i := slices.IndexFunc(before.Deliveries, func(b v1alpha1.Delivery) bool { return b.Channel == d.Channel }); i >= 0 {
 			was = before.Deliveries[i]
 		}
+		if d.TemplateError != "" && was.TemplateError == "" {
+			warn("TemplateFailed", "Deliver", "%s: the channel's template is not used: %s", d.Channel, d.TemplateError)
+		}
 		e := d.LastError
 		switch {
 		case d.State.Final() && d.State != v1alpha1.DeliverySent && was.State != d.State:

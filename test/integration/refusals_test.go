@@ -61,6 +61,7 @@ spec:
     signingSecretRef: {name: s, key: k}
     headers: [{name: X-Team, value: a}, {name: Authorization, valueSecretRef: {name: s, key: k}}]
     idempotent: true
+  template: {subject: "[{{ .Priority }}] {{ .Subject }}", body: "{{ .Body }}"}
   timeout: 5s
   tls: {caSecretRef: {name: s, key: ca}, certSecretRef: {name: s, key: cert}, keySecretRef: {name: s, key: key}}
   proxy: {url: "http://proxy.example.com:3128"}
@@ -321,6 +322,8 @@ var webhookRefusals = slices.Concat(
 	text("spec.webhook.headers[0].name", 1, 128),
 	text("spec.webhook.headers[0].value", 1, 1024),
 	secretRef("spec.webhook.headers[1].valueSecretRef"),
+	text("spec.template.subject", 1, 1024),
+	text("spec.template.body", 1, 8192),
 	duration("spec.timeout", "99ms", "2m1ms", "must be from 100ms to 2m"),
 	secretRef("spec.tls.caSecretRef"),
 	secretRef("spec.tls.certSecretRef"),
@@ -347,6 +350,7 @@ var webhookRefusals = slices.Concat(
 		{path: "spec.proxy.urlSecretRef", value: map[string]any{"name": "s", "key": "k"}, at: "spec.proxy", want: oneAddress},
 		{path: "spec.allowedNamespaces", value: slices.Repeat([]any{"a"}, 65), want: "Too many: 65: must have at most 64 items"},
 		{path: "spec.allowedNamespaces[1]", value: "team", want: `Duplicate value: "team"`},
+		{path: "spec.template", value: map[string]any{}, want: "should have at least 1 properties"},
 		{path: "spec.webhook", at: "spec", want: "needs webhook where type is Webhook, and must not have it otherwise"},
 		{path: "spec.slack", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
 		{path: "spec.teams", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs teams where type is Teams, and must not have it otherwise"},
