@@ -32,6 +32,8 @@ const (
 	ReasonPartiallySent = "PartiallySent"
 	ReasonFailed        = "Failed"
 	ReasonSuppressed    = "Suppressed"
+	ReasonDryRun        = "DryRun"
+	ReasonDryRunFailed  = "DryRunFailed"
 )
 
 // Reasons of the other conditions.

@@ -90,6 +90,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	byStatus := map[string]int{
 		v1alpha1.ReasonPending: 0, v1alpha1.ReasonSending: 0, v1alpha1.ReasonRetrying: 0, v1alpha1.ReasonSuspended: 0,
 		v1alpha1.ReasonSent: 0, v1alpha1.ReasonPartiallySent: 0, v1alpha1.ReasonFailed: 0, v1alpha1.ReasonSuppressed: 0,
+		v1alpha1.ReasonDryRun: 0, v1alpha1.ReasonDryRunFailed: 0,
 	}
 	var ambiguous, pending int
 	for i := range list.Items {

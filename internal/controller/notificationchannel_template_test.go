@@ -82,15 +82,18 @@ func TestAChannelsStatusSaysWhetherItsTemplateCanBeUsed(t *testing.T) {
 		"none": {},
 		"good": {v1alpha1.MessageTemplate{Body: "{{ .Body }}"}, v1alpha1.ReasonTemplateParsed, "the template makes the messages"},
 		"does not parse": {
-			v1alpha1.MessageTemplate{Subject: "fine", Body: "{{ .Body"}, v1alpha1.ReasonInvalidTemplate,
+			v1alpha1.MessageTemplate{Subject: "fine", Body: "{{ .Body"},
+			v1alpha1.ReasonInvalidTemplate,
 			"messages are sent as their requests have them: body:1: unclosed action",
 		},
 		"is refused": {
-			v1alpha1.MessageTemplate{Subject: "{{ range 9 }}{{ end }}"}, v1alpha1.ReasonInvalidTemplate,
+			v1alpha1.MessageTemplate{Subject: "{{ range 9 }}{{ end }}"},
+			v1alpha1.ReasonInvalidTemplate,
 			"messages are sent as their requests have them: subject:1:9: range is for .Links and .Fields, within another range or with as $.Links and $.Fields",
 		},
 		"fails on every message": {
-			v1alpha1.MessageTemplate{Body: "{{ .Bdy }}"}, v1alpha1.ReasonInvalidTemplate,
+			v1alpha1.MessageTemplate{Body: "{{ .Bdy }}"},
+			v1alpha1.ReasonInvalidTemplate,
 			`messages are sent as their requests have them: body:1:3: executing "body" at <.Bdy>: can't evaluate field Bdy in type delivery.templateData`,
 		},
 	} {

@@ -50,10 +50,7 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		sender, err := r.Channels.sender(ctx, object)
 		if err != nil {
 			r.sends.release(key)
-			d.LastError = unreadable("a Secret of the channel", key, err)
-			if unusable, ok := errors.AsType[*delivery.Error](err); ok {
-				d.LastError = blocked(unusable.Reason, "%s", unusable.Message)
-			}
+			d.LastError = unusable(key, err)
 			d.HeldConfig = known[d.Channel].config
 			d.NextAttemptTime = micro(time.Now().Add(recheck))
 			continue
@@ -67,6 +64,14 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		})
 	}
 	return begun
+}
+
+// unusable is why no sender could be made of a channel.
+func unusable(channel types.NamespacedName, err error) v1alpha1.DeliveryError {
+	if e, ok := errors.AsType[*delivery.Error](err); ok {
+		return blocked(e.Reason, "%s", e.Message)
+	}
+	return unreadable("a Secret of the channel", channel, err)
 }
 
 // giveUp gives up attempts whose intent was not committed, as far as is known.

@@ -28,6 +28,7 @@ type eventData struct {
 	Type              string            `json:"type"`
 	Attempt           int32             `json:"attempt"`
 	ContentDigest     string            `json:"content_digest"`
+	ContentSize       int64             `json:"content_size,omitempty"`
 	ExternalID        string            `json:"external_id"`
 	PossibleDuplicate bool              `json:"possible_duplicate"`
 	Metadata          map[string]string `json:"metadata"`
@@ -106,7 +107,11 @@ func eventsIn(state v1alpha1.AuditState, nr *v1alpha1.NotificationRequest, inclu
 		for _, f := range d.AttemptFailures {
 			b.attempt(d, f)
 		}
-		if d.Audit.EventID != "" {
+		switch {
+		case d.Audit.EventID == "":
+		case isDryRun(nr):
+			b.rehearsed(d)
+		default:
 			b.end(d)
 		}
 	}

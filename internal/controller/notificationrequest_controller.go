@@ -133,7 +133,10 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		return ctrl.Result{}, err
 	}
 	known, objects := r.Channels.lookup(ctx, nr)
-	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
+	p := planner{
+		channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers,
+		rehearsals: r.rehearse(ctx, nr, known, objects), now: time.Now(), jitter: jitter,
+	}
 	d := p.plan(nr)
 	p.unsent = nil // taken back once, an attempt may begin again
 	var begun []attempt
@@ -260,7 +263,7 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 		was[d.Channel] = d
 	}
 	for _, d := range nr.Status.Deliveries {
-		if d.State.Final() && !was[d.Channel].State.Final() {
+		if d.State.Final() && !was[d.Channel].State.Final() && !isDryRun(nr) {
 			r.Metrics.deliveries.WithLabelValues(d.ChannelType, string(d.State)).Inc()
 		}
 		if d.TemplateError != "" && was[d.Channel].TemplateError == "" {

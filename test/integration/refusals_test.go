@@ -43,6 +43,7 @@ spec:
   retry: {maxAttempts: 3, initialDelay: 1s, maxDelay: 1m30s}
   deadline: 1h
   onAmbiguous: Hold
+  mode: DryRun
   notBefore: "2026-01-01T00:00:00Z"
   ttlSecondsAfterFinished: 60
   dedup: {key: disk-full/node-1, window: 5m}
@@ -233,6 +234,7 @@ var requestRefusals = slices.Concat(
 	word("spec.bodyFormat", "Plain", "Markdown"),
 	word("spec.type", "Simple", "Escalation", "StatusUpdate", "Approval", "ManualReview", "Completion"),
 	word("spec.priority", "Critical", "High", "Medium", "Low"),
+	word("spec.mode", "Send", "DryRun"),
 	text("spec.severity", 1, 64),
 	text("spec.correlationID", 1, 253),
 	text("spec.regarding.apiVersion", 1, 317),
@@ -294,6 +296,7 @@ var changes = []refusal{
 	{path: "spec.retry.maxAttempts", value: int64(4), at: "spec.retry", want: fixed},
 	{path: "spec.deadline", value: "2h", want: fixed},
 	{path: "spec.onAmbiguous", value: "Retry", want: fixed},
+	{path: "spec.mode", value: "Send", want: fixed},
 	{path: "spec.notBefore", value: "2026-01-02T00:00:00Z", want: fixed},
 	{path: "spec.ttlSecondsAfterFinished", value: int64(61), want: fixed},
 	{path: "spec.dedup.key", value: "other", at: "spec.dedup", want: fixed},
@@ -310,6 +313,7 @@ var changes = []refusal{
 	{path: "spec.bodyFormat", want: fixed},
 	{path: "spec.retry", want: fixed},
 	{path: "spec.deadline", want: fixed},
+	{path: "spec.mode", want: fixed},
 }
 
 const oneAddress = "needs exactly one of url and urlSecretRef"
