@@ -15,6 +15,9 @@ const (
 	ConditionDelivered = "Delivered"
 	// ConditionRouted says how a request got its channels. It is True once it has them.
 	ConditionRouted = "Routed"
+	// ConditionTemplateValid says whether a channel's template can be used. A channel
+	// without a template does not have it.
+	ConditionTemplateValid = "TemplateValid"
 	// ConditionAudited is True once DataStorage holds every event of a finished request.
 	ConditionAudited = "Audited"
 	// ConditionRedacted is True where the request has secrets that were masked in
@@ -32,6 +35,8 @@ const (
 	ReasonPartiallySent = "PartiallySent"
 	ReasonFailed        = "Failed"
 	ReasonSuppressed    = "Suppressed"
+	ReasonDryRun        = "DryRun"
+	ReasonDryRunFailed  = "DryRunFailed"
 )
 
 // Reasons of the other conditions.
@@ -52,6 +57,12 @@ const (
 	ReasonChannelsGiven  = "ChannelsGiven"
 	ReasonRouteMatched   = "RouteMatched"
 	ReasonNoRouteMatched = "NoRouteMatched"
+)
+
+// Reasons of a NotificationChannel's TemplateValid condition.
+const (
+	ReasonTemplateParsed  = "TemplateParsed"
+	ReasonInvalidTemplate = "InvalidTemplate"
 )
 
 // Reasons of a NotificationRoute's Ready condition.

@@ -122,7 +122,8 @@ type ChannelProbe struct {
 // +kubebuilder:validation:MinProperties=1
 type NotificationChannelStatus struct {
 	// conditions hold Ready: whether the configuration is complete, its Secrets
-	// included, and the channel is not suspended.
+	// included, and the channel is not suspended; and, where there is a template,
+	// TemplateValid: whether it can be used. Messages are sent although it cannot.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

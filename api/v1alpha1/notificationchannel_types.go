@@ -81,6 +81,36 @@ type RateLimit struct {
 	Burst int32 `json:"burst,omitempty"`
 }
 
+// MessageTemplate makes a message's subject and body out of the request, in the
+// language of Go's text/template. It sees .Subject, .Body, .Type, .Priority,
+// .Severity, .CorrelationID, .Namespace, .Name and .Channel, .Created (a time such
+// as 2026-03-01T12:30:00Z), .Regarding (.APIVersion, .Kind, .Namespace, .Name),
+// .Links (each with .Label and .URL) and .Fields (.Fields.node), all of them empty
+// where the request has none.
+//
+// Besides and, or, not, eq, ne, lt, le, gt, ge, len and index it may call upper,
+// lower, trim, quote, urlquery, truncate 80, default "none", join ", ",
+// replace "a" "b", date "15:04", contains "a", hasPrefix "a" and hasSuffix "a", each
+// followed by the text it works on. range is for .Links and .Fields.
+//
+// +kubebuilder:validation:MinProperties=1
+type MessageTemplate struct {
+	// subject makes the subject, for example "[{{ .Priority }}] {{ .Subject }}". It
+	// has up to 1024 characters, and what it makes up to 500. The request's own is
+	// used where it is not given.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Subject string `json:"subject,omitempty"`
+
+	// body makes the body, in the request's bodyFormat. It has up to 8192 characters,
+	// and what it makes up to 32768. The request's own is used where it is not given.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=8192
+	Body string `json:"body,omitempty"`
+}
+
 // NotificationChannelSpec says where messages go and how.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
@@ -125,6 +155,12 @@ type NotificationChannelSpec struct {
 	// file configures the type File.
 	// +optional
 	File FileChannel `json:"file,omitzero"`
+
+	// template makes the subject and the body of this channel's messages. Where it
+	// cannot, a message is sent as the request has it, and both objects' status says
+	// so.
+	// +optional
+	Template MessageTemplate `json:"template,omitzero"`
 
 	// timeout is how long one attempt may take, from 100ms to 2m.
 	// +optional

@@ -40,11 +40,12 @@ const (
 
 // ErrorClass says what an error means for the delivery.
 //
-// +kubebuilder:validation:Enum=Transient;Permanent;Config;Ambiguous;Cancelled;Expired
+// +kubebuilder:validation:Enum=Transient;Permanent;Config;Ambiguous;Cancelled;Expired;DryRun
 type ErrorClass string
 
 // Error classes. The first four are decided by the channel's sender; Cancelled
-// and Expired by the controller, for a deleted request and a passed deadline.
+// and Expired by the controller, for a deleted request and a passed deadline, and
+// DryRun for a message that was never to be sent.
 const (
 	ErrorTransient ErrorClass = "Transient"
 	ErrorPermanent ErrorClass = "Permanent"
@@ -52,6 +53,7 @@ const (
 	ErrorAmbiguous ErrorClass = "Ambiguous"
 	ErrorCancelled ErrorClass = "Cancelled"
 	ErrorExpired   ErrorClass = "Expired"
+	ErrorDryRun    ErrorClass = "DryRun"
 )
 
 // AuditRecord says where one audit event is: the evidence for a fact in status.
@@ -106,7 +108,8 @@ type LogCheckpoint struct {
 type DeliveryError struct {
 	// class is what the error means: Transient is tried again, Permanent is not,
 	// Config waits until the channel or its Secret changes, Ambiguous is in doubt,
-	// Cancelled and Expired end a delivery.
+	// Cancelled and Expired end a delivery, DryRun says that the message was not to
+	// be sent.
 	// +required
 	Class ErrorClass `json:"class,omitempty"`
 
@@ -227,11 +230,24 @@ type Delivery struct {
 	// +kubebuilder:validation:MaxLength=256
 	ExternalID string `json:"externalID,omitempty"`
 
-	// contentDigest is the SHA-256 of what was last sent.
+	// contentDigest is the SHA-256 of what was last sent, or in a dry run would have
+	// been.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=71
 	ContentDigest string `json:"contentDigest,omitempty"`
+
+	// contentSize is the size of the same, in bytes.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ContentSize int64 `json:"contentSize,omitempty"`
+
+	// templateError is why the channel's template was not used, up to 256 characters:
+	// the message goes out as the request has it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	TemplateError string `json:"templateError,omitempty"`
 
 	// possibleDuplicate says that the message may have arrived more than once.
 	// +optional

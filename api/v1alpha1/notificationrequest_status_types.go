@@ -61,7 +61,8 @@ type Summary struct {
 	// +kubebuilder:validation:Minimum=0
 	Sent *int32 `json:"sent,omitempty"`
 
-	// failed is the number of channels that did not get the message.
+	// failed is the number of channels that did not get the message, or in a dry run
+	// would not have got it.
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	Failed *int32 `json:"failed,omitempty"`

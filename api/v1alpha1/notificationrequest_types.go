@@ -24,6 +24,17 @@ type Priority string
 // +kubebuilder:validation:Enum=Retry;Hold;AssumeSent
 type AmbiguousPolicy string
 
+// RequestMode says whether a request is sent.
+//
+// +kubebuilder:validation:Enum=Send;DryRun
+type RequestMode string
+
+// Modes of a request.
+const (
+	ModeSend   RequestMode = "Send"
+	ModeDryRun RequestMode = "DryRun"
+)
+
 // Policies for an attempt in doubt.
 const (
 	AmbiguousRetry      AmbiguousPolicy = "Retry"
@@ -268,6 +279,14 @@ type NotificationRequestSpec struct {
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Dedup Dedup `json:"dedup,omitzero"`
+
+	// mode is Send or DryRun. A dry run finds the channels, makes the content of each
+	// message and says in deliveries what would have been sent, or why it could not
+	// be. It sends nothing, waits for nothing, and is recorded as a dry run.
+	// +optional
+	// +default="Send"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
+	Mode RequestMode `json:"mode,omitempty"`
 
 	// ttlSecondsAfterFinished deletes the request this long after it finished and
 	// all its events are recorded, and not before its dedup.window is over. It stays

@@ -21,6 +21,7 @@ const (
 	TypeAttemptAmbiguous  = "notification.attempt.ambiguous"
 	TypeRequestCancelled  = "notification.request.cancelled"
 	TypeMessageSuppressed = "notification.message.suppressed"
+	TypeMessageDryRun     = "notification.message.dryrun"
 )
 
 // Outcomes of an event.

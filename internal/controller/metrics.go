@@ -17,6 +17,7 @@ type Metrics struct {
 	deliveries *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
 	redactions *prometheus.CounterVec
+	templates  *prometheus.CounterVec
 }
 
 // NewMetrics registers the counters.
@@ -39,8 +40,12 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Name: "notification_redactions_total",
 			Help: "Secrets that were masked in messages, by kind. Those of a request count once, however often it is sent.",
 		}, []string{"kind"}),
+		templates: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "notification_template_failures_total",
+			Help: "Deliveries for which the channel's template could not be used, by the channel's type.",
+		}, []string{"channel_type"}),
 	}
-	registry.MustRegister(m.attempts, m.deliveries, m.duration, m.redactions)
+	registry.MustRegister(m.attempts, m.deliveries, m.duration, m.redactions, m.templates)
 	return m
 }
 
@@ -95,6 +100,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	byStatus := map[string]int{
 		v1alpha1.ReasonPending: 0, v1alpha1.ReasonSending: 0, v1alpha1.ReasonRetrying: 0, v1alpha1.ReasonSuspended: 0,
 		v1alpha1.ReasonSent: 0, v1alpha1.ReasonPartiallySent: 0, v1alpha1.ReasonFailed: 0, v1alpha1.ReasonSuppressed: 0,
+		v1alpha1.ReasonDryRun: 0, v1alpha1.ReasonDryRunFailed: 0,
 	}
 	postponedBy := map[string]int{}
 	for _, reason := range postponements {

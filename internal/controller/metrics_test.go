@@ -55,6 +55,8 @@ notification_deliveries_ambiguous 1
 notification_delivery_attempts_in_flight 3
 # HELP notification_requests Requests by the reason of their Ready condition.
 # TYPE notification_requests gauge
+notification_requests{status="DryRun"} 0
+notification_requests{status="DryRunFailed"} 0
 notification_requests{status="Failed"} 0
 notification_requests{status="PartiallySent"} 0
 notification_requests{status="Pending"} 4

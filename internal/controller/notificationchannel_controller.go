@@ -63,6 +63,7 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 	if err := r.resolve(ctx, object); err != nil {
 		return ctrl.Result{}, err
 	}
+	checkTemplate(object)
 	now := time.Now()
 	again := r.Health.apply(object, now)
 	send, left := planProbe(object, r.Health.probeOf(req.NamespacedName), now)

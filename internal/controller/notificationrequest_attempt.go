@@ -25,6 +25,7 @@ type attempt struct {
 	object  types.NamespacedName
 	number  int32
 	sender  delivery.Sender
+	message *delivery.Message
 	// started is when the attempt began, as status has it.
 	started time.Time
 	// latest is when the attempt must have ended, long enough before anybody else
@@ -56,21 +57,28 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		sender, err := r.Channels.sender(ctx, object)
 		if err != nil {
 			r.sends.cancel(key)
-			d.LastError = unreadable("a Secret of the channel", key, err)
-			if unusable, ok := errors.AsType[*delivery.Error](err); ok {
-				d.LastError = blocked(unusable.Reason, "%s", unusable.Message)
-			}
+			d.LastError = unusable(key, err)
 			d.HeldConfig = known[d.Channel].config
 			d.NextAttemptTime = micro(time.Now().Add(recheck))
 			continue
 		}
 		begin(d, known[d.Channel], time.Now())
+		var m *delivery.Message
+		m, d.TemplateError = fill(object, message(nr, d.Channel, d.Attempts))
 		begun = append(begun, attempt{
-			channel: known[d.Channel], name: d.Channel, object: key, number: d.Attempts, sender: sender, started: d.StartedTime.Time,
+			channel: known[d.Channel], name: d.Channel, object: key, number: d.Attempts, sender: sender, message: m, started: d.StartedTime.Time,
 			latest: d.AttemptDeadline.Add(-outcomeGrace / 2),
 		})
 	}
 	return begun
+}
+
+// unusable is why no sender could be made of a channel.
+func unusable(channel types.NamespacedName, err error) v1alpha1.DeliveryError {
+	if e, ok := errors.AsType[*delivery.Error](err); ok {
+		return blocked(e.Reason, "%s", e.Message)
+	}
+	return unreadable("a Secret of the channel", channel, err)
 }
 
 // giveUp gives up attempts whose intent was not committed, as far as is known.
@@ -114,7 +122,7 @@ func (r *NotificationRequestReconciler) send(ctx context.Context, nr *v1alpha1.N
 		o.finished = time.Now()
 		r.report(ctx, nr, a, o)
 	}()
-	receipt, err := a.sender.Send(ctx, message(nr, a.name, a.number))
+	receipt, err := a.sender.Send(ctx, a.message)
 	o.receipt = receipt
 	if err != nil {
 		o.err = r.maskError(delivery.Classify(err))
@@ -138,7 +146,7 @@ func (r *NotificationRequestReconciler) report(ctx context.Context, nr *v1alpha1
 		"attempt", a.number, "outcome", result, "reason", reason, "duration", took.String(), "correlationID", correlationID(nr))
 }
 
-// message is what a channel gets. It is a function of the request's identity and
+// message is what a channel gets, its template apart. It is a function of the request's identity and
 // spec, so each attempt has the same content.
 func message(nr *v1alpha1.NotificationRequest, channel string, attempt int32) *delivery.Message {
 	m := &delivery.Message{

@@ -28,11 +28,13 @@ type eventData struct {
 	Type              string            `json:"type"`
 	Attempt           int32             `json:"attempt"`
 	ContentDigest     string            `json:"content_digest"`
+	ContentSize       int64             `json:"content_size,omitempty"`
 	ExternalID        string            `json:"external_id"`
 	PossibleDuplicate bool              `json:"possible_duplicate"`
 	Metadata          map[string]string `json:"metadata"`
 	ErrorType         string            `json:"error_type,omitempty"`
 	Error             string            `json:"error,omitempty"`
+	TemplateError     string            `json:"template_error,omitempty"`
 	DuplicateOf       string            `json:"duplicate_of,omitempty"`
 	DuplicateOfUID    string            `json:"duplicate_of_uid,omitempty"`
 }
@@ -104,7 +106,11 @@ func eventsIn(state v1alpha1.AuditState, nr *v1alpha1.NotificationRequest, inclu
 		for _, f := range d.AttemptFailures {
 			b.attempt(d, f)
 		}
-		if d.Audit.EventID != "" {
+		switch {
+		case d.Audit.EventID == "":
+		case isDryRun(nr):
+			b.rehearsed(d)
+		default:
 			b.end(d)
 		}
 	}
@@ -148,7 +154,7 @@ func (b *eventBuilder) attempt(d *v1alpha1.Delivery, f v1alpha1.AttemptFailure) 
 func (b *eventBuilder) end(d *v1alpha1.Delivery) {
 	data := eventData{
 		Channel: d.Channel, ChannelType: d.ChannelType, Attempt: d.Attempts, ContentDigest: d.ContentDigest,
-		ExternalID: d.ExternalID, PossibleDuplicate: isTrue(d.PossibleDuplicate),
+		ExternalID: d.ExternalID, PossibleDuplicate: isTrue(d.PossibleDuplicate), TemplateError: d.TemplateError,
 	}
 	// A message that was sent has an error where its arrival is in doubt and a
 	// person or the policy has settled that.

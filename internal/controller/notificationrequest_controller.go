@@ -139,7 +139,10 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		return ctrl.Result{}, err
 	}
 	known, objects := r.Channels.lookup(ctx, nr)
-	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
+	p := planner{
+		channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers,
+		rehearsals: r.rehearse(ctx, nr, known, objects), now: time.Now(), jitter: jitter,
+	}
 	d := p.plan(nr)
 	p.unsent = nil // taken back once, an attempt may begin again
 	var begun []attempt
@@ -268,13 +271,16 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 			r.Metrics.redactions.WithLabelValues(redaction.Kind).Add(float64(redaction.Count))
 		}
 	}
-	final := map[string]bool{}
+	was := map[string]v1alpha1.Delivery{}
 	for _, d := range before.Deliveries {
-		final[d.Channel] = d.State.Final()
+		was[d.Channel] = d
 	}
 	for _, d := range nr.Status.Deliveries {
-		if d.State.Final() && !final[d.Channel] {
+		if d.State.Final() && !was[d.Channel].State.Final() && !isDryRun(nr) {
 			r.Metrics.deliveries.WithLabelValues(d.ChannelType, string(d.State)).Inc()
+		}
+		if d.TemplateError != "" && was[d.Channel].TemplateError == "" {
+			r.Metrics.templates.WithLabelValues(d.ChannelType).Inc()
 		}
 	}
 }

@@ -36,6 +36,8 @@ func (f senderFunc) Send(ctx context.Context, m *delivery.Message) (delivery.Rec
 	return f(ctx, m)
 }
 
+func (f senderFunc) Render(m *delivery.Message) []byte { return []byte(m.Subject + m.Body) }
+
 // bench is a reconciler at work on a cluster of fakes.
 type bench struct {
 	*NotificationRequestReconciler

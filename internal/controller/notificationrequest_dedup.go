@@ -67,10 +67,10 @@ func (d *dedup) take(group dedupGroup) map[string]bool {
 }
 
 // undecided reports whether it is still to be found out if nr repeats another
-// request. What was begun is ended, and what its deadline or its deletion ends is
+// request. A dry run waits for none. What was begun is ended, and what its deadline or its deletion ends is
 // told as any other request that was not sent.
 func undecided(nr *v1alpha1.NotificationRequest, now time.Time) bool {
-	return nr.Spec.Dedup.Key != "" && len(nr.Status.Deliveries) == 0 && nr.Status.DuplicateOf.SuppressedTime == nil &&
+	return nr.Spec.Dedup.Key != "" && !isDryRun(nr) && len(nr.Status.Deliveries) == 0 && nr.Status.DuplicateOf.SuppressedTime == nil &&
 		nr.DeletionTimestamp == nil && now.Before(deadlineOf(nr, ""))
 }
 
@@ -112,12 +112,12 @@ func (r *NotificationRequestReconciler) findOriginal(ctx context.Context, nr *v1
 
 // duplicateOf returns the request that stands for nr among those with the same
 // dedup.key: one that has reached a channel, or else one that may yet, zero where
-// there is neither. One that was never begun stands for nobody.
+// there is neither. One that was never begun stands for nobody, nor does a dry run.
 func duplicateOf(nr *v1alpha1.NotificationRequest, others []v1alpha1.NotificationRequest, now time.Time) (found v1alpha1.Duplicate) {
 	for i := range others {
 		other := &others[i]
 		apart := nr.CreationTimestamp.Sub(other.CreationTimestamp.Time).Abs()
-		if other.UID == nr.UID || len(other.Status.Deliveries) == 0 || apart > nr.Spec.Dedup.Window.Value() {
+		if other.UID == nr.UID || isDryRun(other) || len(other.Status.Deliveries) == 0 || apart > nr.Spec.Dedup.Window.Value() {
 			continue
 		}
 		if reached(&other.Status) {

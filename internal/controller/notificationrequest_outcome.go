@@ -22,7 +22,7 @@ func begin(d *v1alpha1.Delivery, ch channel, now time.Time) {
 	d.StartedTime = micro(now)
 	d.AttemptDeadline = micro(now.Add(ch.timeout + outcomeGrace))
 	d.NextAttemptTime = nil
-	d.HeldConfig, d.ContentDigest = "", ""
+	d.HeldConfig, d.ContentDigest, d.ContentSize = "", "", 0
 	d.LastError = lastAttemptError(d)
 }
 
@@ -39,7 +39,7 @@ func undo(d *v1alpha1.Delivery) {
 func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, o outcome) {
 	d.StartedTime = micro(o.started)
 	d.AttemptDeadline, d.NextAttemptTime, d.HeldConfig = nil, nil, ""
-	d.ContentDigest = o.receipt.Digest
+	d.ContentDigest, d.ContentSize = o.receipt.Digest, o.receipt.Size
 	if o.err == nil {
 		d.ExternalID = o.receipt.ExternalID
 		d.LastError = v1alpha1.DeliveryError{}

@@ -88,6 +88,8 @@ type planner struct {
 	// unsent are the starts of attempts that this process did not make.
 	unsent   map[string][]time.Time
 	receipts map[string]audit.Receipt
+	// rehearsals are the messages of a dry run that is not finished, by channel.
+	rehearsals map[string]rehearsal
 	// held is why no attempt may begin on any channel, zero where one may.
 	held v1alpha1.DeliveryError
 	now  time.Time
@@ -119,6 +121,10 @@ func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
 	}
 	ensureDeliveries(nr)
 	applyReceipts(&nr.Status, p.receipts)
+	if isDryRun(nr) {
+		p.planDryRun(nr)
+		return decision{}
+	}
 	for i := range nr.Status.Deliveries {
 		d := &nr.Status.Deliveries[i]
 		if d.State == v1alpha1.DeliveryInFlight && slices.ContainsFunc(p.unsent[d.Channel], d.StartedTime.Time.Equal) {

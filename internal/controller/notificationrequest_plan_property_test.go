@@ -101,6 +101,9 @@ func newWorld(t *rapid.T) *world {
 		if rapid.IntRange(0, 3).Draw(t, "notBefore") == 0 {
 			nr.Spec.NotBefore = new(metav1.NewTime(born.Add(time.Minute)))
 		}
+		if rapid.IntRange(0, 7).Draw(t, "mode") == 7 {
+			nr.Spec.Mode = v1alpha1.ModeDryRun
+		}
 		if rapid.Bool().Draw(t, "routed") {
 			nr.Spec.Channels = nil
 			for _, name := range names {
@@ -135,6 +138,16 @@ func (w *world) step(t *rapid.T, write int) {
 		jitter: func(limit time.Duration) time.Duration {
 			return time.Duration(rapid.Int64Range(0, int64(limit)).Draw(t, "jitter"))
 		},
+	}
+	if isDryRun(nr) && nr.Status.FinishedTime == nil {
+		p.rehearsals = map[string]rehearsal{}
+		for name, ch := range w.channels {
+			o := rehearsal{kind: ch.kind, trouble: ch.blocked}
+			if o.trouble.Class == "" {
+				o.content = delivery.ReceiptOf([]byte(name))
+			}
+			p.rehearsals[name] = o
+		}
 	}
 	d := w.plan(t, &p, nr)
 	begun := map[string]int32{}
@@ -218,6 +231,11 @@ func (w *world) check(t *rapid.T, nr *v1alpha1.NotificationRequest, d decision) 
 		w.checkFailures(t, dl)
 		w.checkWaiting(t, nr, dl, d)
 		all = all && dl.State.Final()
+	}
+	if isDryRun(nr) {
+		equal(t, "a dry run's attempts", len(d.due)+len(w.sent), 0)
+		equal(t, "a dry run is finished", nr.Status.FinishedTime != nil, true)
+		equal(t, "a dry run is cancelled", nr.Status.Cancellation.Time != nil, false)
 	}
 	equal(t, "finished exactly when all deliveries are", nr.Status.FinishedTime != nil, all)
 	stalled := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionStalled)

@@ -37,13 +37,15 @@ func (r *NotificationRequestReconciler) writeStatus(ctx context.Context, base, n
 
 // summarize derives the summary and the conditions from the deliveries.
 func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
-	var total, sent, failed, audited int32
+	var total, sent, failed, pending, audited int32
 	for _, d := range nr.Status.Deliveries {
 		total++
 		switch {
 		case d.State == v1alpha1.DeliverySent:
 			sent++
-		case d.State.Final():
+		case !d.State.Final():
+			pending++
+		case d.LastError.Class != v1alpha1.ErrorDryRun:
 			failed++
 		}
 		if d.Audit.State == v1alpha1.AuditRecorded {
@@ -51,7 +53,7 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 		}
 	}
 	nr.Status.Summary = v1alpha1.Summary{
-		Total: &total, Sent: &sent, Failed: &failed, Pending: new(total - sent - failed), Audited: &audited,
+		Total: &total, Sent: &sent, Failed: &failed, Pending: &pending, Audited: &audited,
 		Ratio: fmt.Sprintf("%d/%d", sent, total),
 	}
 	nr.Status.ObservedGeneration = nr.Generation
@@ -67,7 +69,7 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 		}
 		meta.SetStatusCondition(&nr.Status.Conditions, c)
 	}
-	set(v1alpha1.ConditionReady, ready == v1alpha1.ReasonSent || ready == v1alpha1.ReasonSuppressed, ready, message)
+	set(v1alpha1.ConditionReady, slices.Contains(well, ready), ready, message)
 	set(v1alpha1.ConditionDelivered, ready == v1alpha1.ReasonSent, ready, message)
 
 	audit, auditMessage := auditedness(nr)
@@ -95,6 +97,9 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 	}
 }
 
+// well are the reasons of Ready for requests that ended as they should.
+var well = []string{v1alpha1.ReasonSent, v1alpha1.ReasonSuppressed, v1alpha1.ReasonDryRun}
+
 // readiness says in a word and a sentence how far a request is.
 func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message string) {
 	s := nr.Status.Summary
@@ -102,6 +107,10 @@ func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message
 		switch {
 		case nr.Status.DuplicateOf.SuppressedTime != nil:
 			return v1alpha1.ReasonSuppressed, fmt.Sprintf("not sent: the request %s, with the same dedup.key, has reached a channel", nr.Status.DuplicateOf.Name)
+		case isDryRun(nr) && *s.Failed == 0:
+			return v1alpha1.ReasonDryRun, "nothing was sent, since mode is DryRun: the message could go to " + count(*s.Total, "channel")
+		case isDryRun(nr):
+			return v1alpha1.ReasonDryRunFailed, "nothing was sent, since mode is DryRun, and could not all be; " + troubles(nr, true)
 		case *s.Failed == 0:
 			return v1alpha1.ReasonSent, fmt.Sprintf("%s accepted the message", count(*s.Total, "channel"))
 		case *s.Sent == 0:
@@ -143,7 +152,7 @@ func count[N int | int32](n N, thing string) string {
 func troubles(nr *v1alpha1.NotificationRequest, final bool) string {
 	var parts []string
 	for _, d := range nr.Status.Deliveries {
-		if d.LastError.Class != "" && d.State != v1alpha1.DeliverySent && (!final || d.State.Final()) {
+		if d.LastError.Class != "" && d.LastError.Class != v1alpha1.ErrorDryRun && d.State != v1alpha1.DeliverySent && (!final || d.State.Final()) {
 			parts = append(parts, fmt.Sprintf("%s: %s: %s", d.Channel, d.LastError.Reason, d.LastError.Message))
 		}
 	}
@@ -168,7 +177,7 @@ func auditedness(nr *v1alpha1.NotificationRequest) (reason, message string) {
 func stalled(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message string) {
 	if nr.Status.FinishedTime != nil {
 		reason, message := readiness(nr, now)
-		if reason == v1alpha1.ReasonSent || reason == v1alpha1.ReasonSuppressed {
+		if slices.Contains(well, reason) {
 			return "", ""
 		}
 		return reason, message
@@ -210,13 +219,22 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 	warn := func(reason, action, format string, args ...any) {
 		all = append(all, note{corev1.EventTypeWarning, reason, action, truncate(fmt.Sprintf(format, args...), 1000)})
 	}
+	dry := slices.ContainsFunc(after.Conditions, func(c metav1.Condition) bool {
+		return c.Type == v1alpha1.ConditionReady && (c.Reason == v1alpha1.ReasonDryRun || c.Reason == v1alpha1.ReasonDryRunFailed)
+	})
 	for _, d := range after.Deliveries {
 		var was v1alpha1.Delivery
 		if i := slices.IndexFunc(before.Deliveries, func(b v1alpha1.Delivery) bool { return b.Channel == d.Channel }); i >= 0 {
 			was = before.Deliveries[i]
 		}
+		if d.TemplateError != "" && was.TemplateError == "" {
+			warn("TemplateFailed", "Deliver", "%s: the channel's template is not used: %s", d.Channel, d.TemplateError)
+		}
 		e := d.LastError
 		switch {
+		case dry && e.Class == v1alpha1.ErrorDryRun:
+		case dry && was.State != d.State:
+			warn(v1alpha1.ReasonDryRunFailed, "Render", "%s: %s: %s", d.Channel, e.Reason, e.Message)
 		case d.State.Final() && d.State != v1alpha1.DeliverySent && was.State != d.State:
 			warn("DeliveryFailed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
 		case d.State == v1alpha1.DeliverySent && was.State != d.State && e.Class == v1alpha1.ErrorAmbiguous:
@@ -251,6 +269,8 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 	case after.FinishedTime == nil || before.FinishedTime != nil || *after.Summary.Failed > 0:
 	case after.DuplicateOf.SuppressedTime != nil:
 		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonSuppressed, "Deliver", "not sent: it repeats the request " + after.DuplicateOf.Name})
+	case dry:
+		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonDryRun, "Render", "not sent: it is a dry run, and could go to " + count(*after.Summary.Total, "channel")})
 	default:
 		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Total, "channel") + " accepted the message"})
 	}

@@ -24,10 +24,13 @@ type Console struct {
 // NewConsole returns a console that writes blocks to w and lines to log.
 func NewConsole(log logr.Logger, w io.Writer) *Console { return &Console{log: log, w: w} }
 
+// Render implements Renderer.
+func (*Console) Render(m *Message) []byte { return block(m) }
+
 // Send prints the block with a single Write, and the line after it.
 func (c *Console) Send(ctx context.Context, m *Message) (Receipt, error) {
-	block := block(m)
-	receipt := Receipt{Digest: digest(block)}
+	block := c.Render(m)
+	receipt := ReceiptOf(block)
 	if ctx.Err() != nil {
 		return receipt, Classify(ctx.Err())
 	}

@@ -20,6 +20,12 @@ type Sender interface {
 	Send(ctx context.Context, m *Message) (Receipt, error)
 }
 
+// Renderer makes what Send would send of a message, and sends nothing. Every Sender
+// is one.
+type Renderer interface {
+	Render(m *Message) []byte
+}
+
 // Message is what a channel gets. Apart from Attempt it is a function of the
 // request alone, so that every attempt sends the same bytes.
 type Message struct {
@@ -76,8 +82,16 @@ type Receipt struct {
 	// bytes, never a secret, empty where the channel gives none.
 	ExternalID string
 
-	// Digest is "sha256:" and the hex hash of the exact content bytes.
+	// Digest is "sha256:" and the hex hash of the exact content bytes, Size their
+	// number.
 	Digest string
+	Size   int64
+}
+
+// ReceiptOf returns the receipt of content that is not sent yet.
+func ReceiptOf(content []byte) Receipt {
+	sum := sha256.Sum256(content)
+	return Receipt{Digest: "sha256:" + hex.EncodeToString(sum[:]), Size: int64(len(content))}
 }
 
 // document is the JSON form of a message. Receivers rely on its member names.
@@ -130,9 +144,4 @@ func encodeJSON(v any, indent string) []byte {
 	enc.SetIndent("", indent)
 	_ = enc.Encode(v) // of such values, into memory, it cannot fail
 	return out.Bytes()
-}
-
-func digest(content []byte) string {
-	sum := sha256.Sum256(content)
-	return "sha256:" + hex.EncodeToString(sum[:])
 }

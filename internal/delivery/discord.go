@@ -50,11 +50,14 @@ func NewDiscord(h *HTTP, c DiscordConfig) (*Discord, error) {
 	return &Discord{client: client, username: c.Username}, nil
 }
 
+// Render implements Renderer.
+func (d *Discord) Render(m *Message) []byte { return encodeDiscord(m, d.username) }
+
 // Send posts the message once. The receipt is the ID of the channel or thread and
 // that of the message, 199737254929760256/1187452905223458876.
 func (d *Discord) Send(ctx context.Context, m *Message) (Receipt, error) {
-	content := encodeDiscord(m, d.username)
-	receipt := Receipt{Digest: digest(content)}
+	content := d.Render(m)
+	receipt := ReceiptOf(content)
 	answer, err := d.client.Post(ctx, http.Header{"Content-Type": {"application/json"}}, content)
 	if answer == nil {
 		return receipt, err

@@ -137,12 +137,15 @@ func isAddress(text string) bool {
 	return err == nil && a.Address == text
 }
 
+// Render implements Renderer.
+func (e *Email) Render(m *Message) []byte { return e.encode(m) }
+
 // Send sends the message once to all recipients, or to none where the server
 // refuses one of them. The receipt is the server's name for the mail where its
 // answer has one that is known, else the Message-ID.
 func (e *Email) Send(ctx context.Context, m *Message) (Receipt, error) {
-	content := e.encode(m)
-	receipt := Receipt{Digest: digest(content)}
+	content := e.Render(m)
+	receipt := ReceiptOf(content)
 	ctx, cancel := context.WithTimeout(ctx, e.config.Timeout)
 	defer cancel()
 	t := &transaction{Email: e, step: stepConnect}

@@ -33,10 +33,13 @@ func NewFile(root, directory string) (*File, error) {
 
 var safeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
+// Render implements Renderer.
+func (*File) Render(m *Message) []byte { return encode(m, "  ") }
+
 // Send writes the document and returns when it would survive a loss of power.
 func (f *File) Send(ctx context.Context, m *Message) (Receipt, error) {
-	content := encode(m, "  ")
-	receipt := Receipt{Digest: digest(content)}
+	content := f.Render(m)
+	receipt := ReceiptOf(content)
 	if ctx.Err() != nil {
 		return receipt, Classify(ctx.Err())
 	}

@@ -65,10 +65,13 @@ func NewPagerDuty(h *HTTP, c PagerDutyConfig) (*PagerDuty, error) {
 	return &PagerDuty{client: client, config: &c}, nil
 }
 
+// Render implements Renderer.
+func (p *PagerDuty) Render(m *Message) []byte { return encodePagerDuty(m, p.config) }
+
 // Send posts one event. The receipt is the key of its alert.
 func (p *PagerDuty) Send(ctx context.Context, m *Message) (Receipt, error) {
-	content := encodePagerDuty(m, p.config)
-	receipt := Receipt{Digest: digest(content)}
+	content := p.Render(m)
+	receipt := ReceiptOf(content)
 	answer, err := p.client.Post(ctx, http.Header{"Content-Type": {"application/json"}}, content)
 	if answer == nil {
 		return receipt, err

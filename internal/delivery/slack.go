@@ -59,11 +59,14 @@ func NewSlack(h *HTTP, c SlackConfig) (*Slack, error) {
 	return s, nil
 }
 
+// Render implements Renderer.
+func (s *Slack) Render(m *Message) []byte { return encodeSlack(m, s.channel) }
+
 // Send posts the message once. A bot's receipt is the channel's ID and the
 // message's time stamp, C0123456789/1503435956.000247; a webhook has none.
 func (s *Slack) Send(ctx context.Context, m *Message) (Receipt, error) {
-	content := encodeSlack(m, s.channel)
-	receipt := Receipt{Digest: digest(content)}
+	content := s.Render(m)
+	receipt := ReceiptOf(content)
 	answer, err := s.client.Post(ctx, http.Header{"Content-Type": {"application/json; charset=utf-8"}}, content)
 	if answer == nil {
 		return receipt, err

@@ -34,11 +34,14 @@ func NewTeams(h *HTTP, c TeamsConfig) (*Teams, error) {
 	return &Teams{client: client}, nil
 }
 
+// Render implements Renderer.
+func (*Teams) Render(m *Message) []byte { return encodeTeams(m) }
+
 // Send hands the message over once. The receipt is the ID of the workflow's run,
 // which says that it began and not that the message was posted.
 func (t *Teams) Send(ctx context.Context, m *Message) (Receipt, error) {
-	content := encodeTeams(m)
-	receipt := Receipt{Digest: digest(content)}
+	content := t.Render(m)
+	receipt := ReceiptOf(content)
 	answer, err := t.client.Post(ctx, http.Header{"Content-Type": {"application/json; charset=utf-8"}}, content)
 	if answer == nil {
 		return receipt, err

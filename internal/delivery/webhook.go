@@ -59,10 +59,16 @@ func NewWebhook(h *HTTP, c WebhookConfig) (*Webhook, error) {
 	return w, nil
 }
 
+// Render implements Renderer.
+func (w *Webhook) Render(m *Message) []byte {
+	_, content := w.format.encode(m)
+	return content
+}
+
 // Send posts the message once.
 func (w *Webhook) Send(ctx context.Context, m *Message) (Receipt, error) {
 	mediaType, content := w.format.encode(m)
-	receipt := Receipt{Digest: digest(content)}
+	receipt := ReceiptOf(content)
 	now := time.Now()
 	header := http.Header{}
 	header.Set("Content-Type", mediaType)

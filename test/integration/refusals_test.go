@@ -43,6 +43,7 @@ spec:
   retry: {maxAttempts: 3, initialDelay: 1s, maxDelay: 1m30s}
   deadline: 1h
   onAmbiguous: Hold
+  mode: DryRun
   notBefore: "2026-01-01T00:00:00Z"
   ttlSecondsAfterFinished: 60
   dedup: {key: disk-full/node-1, window: 5m}
@@ -61,6 +62,7 @@ spec:
     signingSecretRef: {name: s, key: k}
     headers: [{name: X-Team, value: a}, {name: Authorization, valueSecretRef: {name: s, key: k}}]
     idempotent: true
+  template: {subject: "[{{ .Priority }}] {{ .Subject }}", body: "{{ .Body }}"}
   timeout: 5s
   tls: {caSecretRef: {name: s, key: ca}, certSecretRef: {name: s, key: cert}, keySecretRef: {name: s, key: key}}
   proxy: {url: "http://proxy.example.com:3128"}
@@ -233,6 +235,7 @@ var requestRefusals = slices.Concat(
 	word("spec.bodyFormat", "Plain", "Markdown"),
 	word("spec.type", "Simple", "Escalation", "StatusUpdate", "Approval", "ManualReview", "Completion"),
 	word("spec.priority", "Critical", "High", "Medium", "Low"),
+	word("spec.mode", "Send", "DryRun"),
 	text("spec.severity", 1, 64),
 	text("spec.correlationID", 1, 253),
 	text("spec.regarding.apiVersion", 1, 317),
@@ -294,6 +297,7 @@ var changes = []refusal{
 	{path: "spec.retry.maxAttempts", value: int64(4), at: "spec.retry", want: fixed},
 	{path: "spec.deadline", value: "2h", want: fixed},
 	{path: "spec.onAmbiguous", value: "Retry", want: fixed},
+	{path: "spec.mode", value: "Send", want: fixed},
 	{path: "spec.notBefore", value: "2026-01-02T00:00:00Z", want: fixed},
 	{path: "spec.ttlSecondsAfterFinished", value: int64(61), want: fixed},
 	{path: "spec.dedup.key", value: "other", at: "spec.dedup", want: fixed},
@@ -310,6 +314,7 @@ var changes = []refusal{
 	{path: "spec.bodyFormat", want: fixed},
 	{path: "spec.retry", want: fixed},
 	{path: "spec.deadline", want: fixed},
+	{path: "spec.mode", want: fixed},
 }
 
 const oneAddress = "needs exactly one of url and urlSecretRef"
@@ -322,6 +327,8 @@ var webhookRefusals = slices.Concat(
 	text("spec.webhook.headers[0].name", 1, 128),
 	text("spec.webhook.headers[0].value", 1, 1024),
 	secretRef("spec.webhook.headers[1].valueSecretRef"),
+	text("spec.template.subject", 1, 1024),
+	text("spec.template.body", 1, 8192),
 	duration("spec.timeout", "99ms", "2m1ms", "must be from 100ms to 2m"),
 	secretRef("spec.tls.caSecretRef"),
 	secretRef("spec.tls.certSecretRef"),
@@ -351,6 +358,7 @@ var webhookRefusals = slices.Concat(
 		{path: "spec.proxy.urlSecretRef", value: map[string]any{"name": "s", "key": "k"}, at: "spec.proxy", want: oneAddress},
 		{path: "spec.allowedNamespaces", value: slices.Repeat([]any{"a"}, 65), want: "Too many: 65: must have at most 64 items"},
 		{path: "spec.allowedNamespaces[1]", value: "team", want: `Duplicate value: "team"`},
+		{path: "spec.template", value: map[string]any{}, want: "should have at least 1 properties"},
 		{path: "spec.webhook", at: "spec", want: "needs webhook where type is Webhook, and must not have it otherwise"},
 		{path: "spec.slack", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
 		{path: "spec.teams", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs teams where type is Teams, and must not have it otherwise"},

@@ -112,6 +112,20 @@ func testDigest(t *testing.T, h Harness) {
 	if want := digest(content); receipt.Digest != want {
 		t.Errorf("digest %s, want %s, that of what arrived", receipt.Digest, want)
 	}
+	if want := int64(len(content)); receipt.Size != want {
+		t.Errorf("size %d, want %d, that of what arrived", receipt.Size, want)
+	}
+	arrived := len(c.Arrivals(t))
+	renderer, ok := c.Sender.(delivery.Renderer)
+	if !ok {
+		t.Fatal("the sender cannot say what it would send")
+	}
+	if diff := cmp.Diff(content, string(renderer.Render(m))); diff != "" {
+		t.Errorf("what arrived (-) and what it says that it would send (+):\n%s", diff)
+	}
+	if got := len(c.Arrivals(t)); got != arrived {
+		t.Errorf("%d messages arrived by rendering", got-arrived)
+	}
 	if len(receipt.ExternalID) > 256 {
 		t.Errorf("external ID of %d bytes, want at most 256", len(receipt.ExternalID))
 	}
