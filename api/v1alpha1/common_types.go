@@ -15,6 +15,9 @@ const (
 	ConditionDelivered = "Delivered"
 	// ConditionRouted says how a request got its channels. It is True once it has them.
 	ConditionRouted = "Routed"
+	// ConditionAcknowledged says whether a person has acknowledged a request that asks
+	// for it.
+	ConditionAcknowledged = "Acknowledged"
 	// ConditionAudited is True once DataStorage holds every event of a finished request.
 	ConditionAudited = "Audited"
 )
@@ -42,6 +45,16 @@ const (
 	ReasonNamespaceNotAllowed = "NamespaceNotAllowed"
 	ReasonCancelled           = "Cancelled"
 	ReasonQuietHours          = "QuietHours"
+)
+
+// Reasons of a NotificationRequest's Acknowledged condition, besides Cancelled and
+// Suppressed.
+const (
+	ReasonAcknowledged  = "Acknowledged"
+	ReasonWaiting       = "Waiting"
+	ReasonNotConfigured = "NotConfigured"
+	ReasonEscalated     = "Escalated"
+	ReasonUnanswered    = "Unanswered"
 )
 
 // Reasons of a NotificationRequest's Routed condition.

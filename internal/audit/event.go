@@ -15,12 +15,14 @@ import (
 
 // Event types of the notification category.
 const (
-	TypeMessageSent       = "notification.message.sent"
-	TypeMessageFailed     = "notification.message.failed"
-	TypeAttemptFailed     = "notification.attempt.failed"
-	TypeAttemptAmbiguous  = "notification.attempt.ambiguous"
-	TypeRequestCancelled  = "notification.request.cancelled"
-	TypeMessageSuppressed = "notification.message.suppressed"
+	TypeMessageSent         = "notification.message.sent"
+	TypeMessageFailed       = "notification.message.failed"
+	TypeAttemptFailed       = "notification.attempt.failed"
+	TypeAttemptAmbiguous    = "notification.attempt.ambiguous"
+	TypeRequestCancelled    = "notification.request.cancelled"
+	TypeMessageSuppressed   = "notification.message.suppressed"
+	TypeMessageAcknowledged = "notification.message.acknowledged"
+	TypeMessageEscalated    = "notification.message.escalated"
 )
 
 // Outcomes of an event.

@@ -16,6 +16,9 @@ type Metrics struct {
 	attempts   *prometheus.CounterVec
 	deliveries *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
+
+	acknowledgements prometheus.Counter
+	escalations      *prometheus.CounterVec
 }
 
 // NewMetrics registers the counters.
@@ -35,7 +38,15 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Buckets: []float64{.001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120},
 		}, []string{"channel_type"}),
 	}
-	registry.MustRegister(m.attempts, m.deliveries, m.duration)
+	m.acknowledgements = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "notification_acknowledgements_total",
+		Help: "Requests that a person has acknowledged.",
+	})
+	m.escalations = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "notification_escalations_total",
+		Help: "Requests that went to further channels, by the reason: Unanswered or NotReached.",
+	}, []string{"reason"})
+	registry.MustRegister(m.attempts, m.deliveries, m.duration, m.acknowledgements, m.escalations)
 	return m
 }
 
@@ -48,6 +59,7 @@ type stateCollector struct {
 	requests  *prometheus.Desc
 	ambiguous *prometheus.Desc
 	pending   *prometheus.Desc
+	waiting   *prometheus.Desc
 	inFlight  *prometheus.Desc
 }
 
@@ -61,13 +73,14 @@ func newStateCollector(reader client.Reader, running func() int) *stateCollector
 		requests:  desc("notification_requests", "Requests by the reason of their Ready condition.", "status"),
 		ambiguous: desc("notification_deliveries_ambiguous", "Deliveries in doubt that wait for a person."),
 		pending:   desc("notification_requests_audit_pending", "Requests with events that are not recorded in DataStorage yet."),
+		waiting:   desc("notification_requests_acknowledgement_waiting", "Requests with a message that was sent and that somebody has yet to acknowledge."),
 		inFlight:  desc("notification_delivery_attempts_in_flight", "Attempts that this process is making now."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.requests, c.ambiguous, c.pending, c.inFlight} {
+	for _, d := range []*prometheus.Desc{c.requests, c.ambiguous, c.pending, c.waiting, c.inFlight} {
 		ch <- d
 	}
 }
@@ -86,7 +99,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		v1alpha1.ReasonPending: 0, v1alpha1.ReasonSending: 0, v1alpha1.ReasonRetrying: 0, v1alpha1.ReasonSuspended: 0,
 		v1alpha1.ReasonSent: 0, v1alpha1.ReasonPartiallySent: 0, v1alpha1.ReasonFailed: 0, v1alpha1.ReasonSuppressed: 0,
 	}
-	var ambiguous, pending int
+	var ambiguous, pending, waiting int
 	for i := range list.Items {
 		status := &list.Items[i].Status
 		reason := v1alpha1.ReasonPending
@@ -102,10 +115,14 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		if countAudit(status, v1alpha1.AuditPending) > 0 {
 			pending++
 		}
+		if asks(&list.Items[i]) && status.Acknowledgement.Time == nil && status.FinishedTime == nil && firstSent(status) != nil {
+			waiting++
+		}
 	}
 	for status, n := range byStatus {
 		ch <- prometheus.MustNewConstMetric(c.requests, prometheus.GaugeValue, float64(n), status)
 	}
 	ch <- prometheus.MustNewConstMetric(c.ambiguous, prometheus.GaugeValue, float64(ambiguous))
 	ch <- prometheus.MustNewConstMetric(c.pending, prometheus.GaugeValue, float64(pending))
+	ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(waiting))
 }

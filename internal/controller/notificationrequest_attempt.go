@@ -107,10 +107,14 @@ func (r *NotificationRequestReconciler) send(ctx context.Context, nr *v1alpha1.N
 		o.finished = time.Now()
 		r.report(ctx, nr, a, o)
 	}()
-	receipt, err := a.sender.Send(ctx, message(nr, a.name, a.number))
+	m := message(nr, a.name, a.number)
+	hide := r.ask(nr, m)
+	receipt, err := a.sender.Send(ctx, m)
+	receipt.ExternalID = hide(receipt.ExternalID)
 	o.receipt = receipt
 	if err != nil {
 		o.err = delivery.Classify(err)
+		o.err.Message, o.err.Code = hide(o.err.Message), hide(o.err.Code)
 	}
 	return o
 }

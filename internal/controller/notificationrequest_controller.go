@@ -52,6 +52,10 @@ type NotificationRequestReconciler struct {
 	// Recordable returns why an attempt could not be recorded now; none begins then.
 	// Nil: attempts begin whether or not. It must return soon.
 	Recordable func(context.Context) error
+	// AcknowledgeLink returns the address by which whoever got the message through a
+	// channel acknowledges it until a time. It is a credential, and the same for the
+	// same arguments. Nil: no message carries one.
+	AcknowledgeLink func(nr *v1alpha1.NotificationRequest, channel string, until time.Time) string
 	// IncludeBody has audit events carry the message's body.
 	IncludeBody bool
 	Metrics     *Metrics
@@ -133,7 +137,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		return ctrl.Result{}, err
 	}
 	known, objects := r.Channels.lookup(ctx, nr)
-	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, now: time.Now(), jitter: jitter}
+	p := planner{channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers, links: r.AcknowledgeLink != nil, now: time.Now(), jitter: jitter}
 	d := p.plan(nr)
 	p.unsent = nil // taken back once, an attempt may begin again
 	var begun []attempt
@@ -144,6 +148,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		// What was begun, held, or could not be begun changes when to look again.
 		d.wait = p.plan(nr).wait
 	}
+	setAcknowledged(nr, p.links, p.now)
 	summarize(nr, p.now)
 	if err := r.writeStatus(ctx, base, nr); err != nil {
 		r.giveUp(nr, begun, err)
@@ -263,6 +268,12 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 		if d.State.Final() && !final[d.Channel] {
 			r.Metrics.deliveries.WithLabelValues(d.ChannelType, string(d.State)).Inc()
 		}
+	}
+	if e := nr.Status.Escalation; e.Time != nil && before.Escalation.Time == nil {
+		r.Metrics.escalations.WithLabelValues(string(e.Reason)).Inc()
+	}
+	if toldAcknowledged(&nr.Status) && !toldAcknowledged(before) {
+		r.Metrics.acknowledgements.Inc()
 	}
 }
 

@@ -73,7 +73,9 @@ type planner struct {
 	receipts map[string]audit.Receipt
 	// held is why no attempt may begin on any channel, zero where one may.
 	held v1alpha1.DeliveryError
-	now  time.Time
+	// links says whether messages carry a link to acknowledge them by.
+	links bool
+	now   time.Time
 	// spent are the channels whose words earlier plans have followed.
 	spent []string
 	// jitter returns a duration drawn evenly from zero to its argument.
@@ -111,7 +113,7 @@ func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
 			p.fold(nr, d, s.outcome)
 		}
 	}
-	finish(nr)
+	p.finish(nr)
 	if nr.DeletionTimestamp != nil && nr.Status.Cancellation.Time == nil && nr.Status.FinishedTime == nil {
 		nr.Status.Cancellation = v1alpha1.Cancellation{
 			Time:  nr.DeletionTimestamp.DeepCopy(),
@@ -122,7 +124,8 @@ func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
 	for i := range nr.Status.Deliveries {
 		p.planDelivery(nr, &nr.Status.Deliveries[i], &d)
 	}
-	finish(nr)
+	p.escalate(nr, &d)
+	p.finish(nr)
 	return d
 }
 
@@ -223,8 +226,8 @@ func ensureDeliveries(nr *v1alpha1.NotificationRequest) {
 	}
 }
 
-// finish notes when the last delivery ended.
-func finish(nr *v1alpha1.NotificationRequest) {
+// finish notes when the last delivery ended and nobody is waited for any more.
+func (p *planner) finish(nr *v1alpha1.NotificationRequest) {
 	if nr.Status.FinishedTime != nil {
 		return
 	}
@@ -239,6 +242,15 @@ func finish(nr *v1alpha1.NotificationRequest) {
 			}
 		}
 	}
+	if p.awaits(nr) {
+		return
+	}
+	switch a := nr.Status.Acknowledgement.Time; {
+	case a != nil && last.Before(a):
+		last = a
+	case a == nil && nr.Status.Cancellation.Time == nil && p.linked(nr):
+		last = micro(lastExpiry(nr))
+	}
 	nr.Status.FinishedTime = last.DeepCopy()
 }
 
@@ -250,6 +262,9 @@ func deadlineOf(nr *v1alpha1.NotificationRequest, channel string) time.Time {
 	}
 	if until := quietUntil(nr, channel); until.After(from) {
 		from = until
+	}
+	if e := nr.Status.Escalation; slices.Contains(e.Channels, channel) && e.Time.After(from) {
+		from = e.Time.Time
 	}
 	return from.Add(nr.Spec.Deadline.Value())
 }
