@@ -18,6 +18,9 @@ const (
 	// ConditionTemplateValid says whether a channel's template can be used. A channel
 	// without a template does not have it.
 	ConditionTemplateValid = "TemplateValid"
+	// ConditionAcknowledged says whether a person has acknowledged a request that asks
+	// for it.
+	ConditionAcknowledged = "Acknowledged"
 	// ConditionAudited is True once DataStorage holds every event of a finished request.
 	ConditionAudited = "Audited"
 	// ConditionRedacted is True where the request has secrets that were masked in
@@ -50,6 +53,16 @@ const (
 	ReasonNamespaceNotAllowed = "NamespaceNotAllowed"
 	ReasonCancelled           = "Cancelled"
 	ReasonQuietHours          = "QuietHours"
+)
+
+// Reasons of a NotificationRequest's Acknowledged condition, besides Cancelled and
+// Suppressed.
+const (
+	ReasonAcknowledged  = "Acknowledged"
+	ReasonWaiting       = "Waiting"
+	ReasonNotConfigured = "NotConfigured"
+	ReasonEscalated     = "Escalated"
+	ReasonUnanswered    = "Unanswered"
 )
 
 // Reasons of a NotificationRequest's Routed condition.

@@ -149,8 +149,8 @@ type Redaction struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type NotificationRequestStatus struct {
-	// conditions are Ready, Reconciling, Stalled, Routed, Delivered, Audited and
-	// Redacted.
+	// conditions are Ready, Reconciling, Stalled, Routed, Delivered, Audited, Redacted
+	// and, where an acknowledgement is asked for, Acknowledged.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -175,11 +175,12 @@ type NotificationRequestStatus struct {
 	// +optional
 	Summary Summary `json:"summary,omitzero"`
 
-	// deliveries is the message on its way to each channel.
+	// deliveries is the message on its way to each channel, those that it was escalated
+	// to included.
 	// +optional
 	// +listType=map
 	// +listMapKey=channel
-	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MaxItems=24
 	Deliveries []Delivery `json:"deliveries,omitempty"`
 
 	// duplicateOf is the request that stands for this one.
@@ -196,7 +197,17 @@ type NotificationRequestStatus struct {
 	// +kubebuilder:validation:MaxItems=64
 	Redactions []Redaction `json:"redactions,omitempty"`
 
-	// finishedTime is when the last delivery ended, or the request was suppressed.
+	// acknowledgement is set once a person has acknowledged the message. The first one
+	// stays.
+	// +optional
+	Acknowledgement Acknowledgement `json:"acknowledgement,omitzero"`
+
+	// escalation is what happens, or has happened, where nobody acknowledges.
+	// +optional
+	Escalation Escalation `json:"escalation,omitzero"`
+
+	// finishedTime is when the last delivery ended, the acknowledgement that was asked
+	// for came or could come no more, or the request was suppressed.
 	// +optional
 	FinishedTime *metav1.MicroTime `json:"finishedTime,omitempty"`
 

@@ -156,7 +156,9 @@ type Dedup struct {
 // of it but suspend is fixed once the request exists, so what was approved is
 // what is sent.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.severity) == has(oldSelf.severity) && has(self.correlationID) == has(oldSelf.correlationID) && has(self.regarding) == has(oldSelf.regarding) && has(self.channels) == has(oldSelf.channels) && has(self.links) == has(oldSelf.links) && has(self.fields) == has(oldSelf.fields) && has(self.notBefore) == has(oldSelf.notBefore) && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && has(self.dedup) == has(oldSelf.dedup)",message="cannot gain or lose a field, suspend excepted: create a new NotificationRequest instead"
+// +kubebuilder:validation:XValidation:rule="has(self.severity) == has(oldSelf.severity) && has(self.correlationID) == has(oldSelf.correlationID) && has(self.regarding) == has(oldSelf.regarding) && has(self.channels) == has(oldSelf.channels) && has(self.links) == has(oldSelf.links) && has(self.fields) == has(oldSelf.fields) && has(self.notBefore) == has(oldSelf.notBefore) && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && has(self.dedup) == has(oldSelf.dedup) && has(self.acknowledge) == has(oldSelf.acknowledge)",message="cannot gain or lose a field, suspend excepted: create a new NotificationRequest instead"
+// +kubebuilder:validation:XValidation:rule="!has(self.acknowledge) || !self.acknowledge.within.matches('^([0-9]+(ms|s|m|h))+$') || !self.deadline.matches('^([0-9]+(ms|s|m|h))+$') || duration(self.acknowledge.within) <= duration(self.deadline)",message="has an acknowledge.within longer than its deadline: raise deadline or lower acknowledge.within"
+// +kubebuilder:validation:XValidation:rule="!has(self.acknowledge) || !has(self.acknowledge.escalateTo) || !has(self.channels) || self.acknowledge.escalateTo.all(e, !self.channels.exists(c, c.name == e.name))",message="has a channel in acknowledge.escalateTo that is among channels too: name it in one of them"
 type NotificationRequestSpec struct {
 	// subject is the message's first line, 1 to 500 characters.
 	// +required
@@ -248,8 +250,8 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Retry RetryPolicy `json:"retry,omitzero"`
 
-	// deadline is the whole time a message has, from its creation, from notBefore or
-	// from the end of a route's quiet hours, up to 720h. What is not sent by then has
+	// deadline is the whole time a message has, from its creation, from notBefore, from
+	// the end of a route's quiet hours or from its escalation, up to 720h. What is not sent by then has
 	// failed. It runs on while suspended.
 	// +optional
 	// +default="24h"
@@ -288,6 +290,13 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Mode RequestMode `json:"mode,omitempty"`
 
+	// acknowledge asks for a person to acknowledge the message by a link that goes out
+	// with it, and says what happens where nobody does. The request is not finished
+	// before somebody has, or nobody can any more.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
+	Acknowledge Acknowledge `json:"acknowledge,omitzero"`
+
 	// ttlSecondsAfterFinished deletes the request this long after it finished and
 	// all its events are recorded, and not before its dedup.window is over. It stays
 	// where this is not given.
@@ -324,6 +333,7 @@ type FieldValue string
 // +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Sent",type=string,JSONPath=`.status.summary.ratio`
 // +kubebuilder:printcolumn:name="Audited",type=string,JSONPath=`.status.conditions[?(@.type=="Audited")].status`
+// +kubebuilder:printcolumn:name="Acknowledged",type=string,JSONPath=`.status.conditions[?(@.type=="Acknowledged")].reason`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Priority",type=string,JSONPath=`.spec.priority`,priority=1
 // +kubebuilder:printcolumn:name="Correlation ID",type=string,JSONPath=`.spec.correlationID`,priority=1

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -133,11 +134,19 @@ func (d *demo) startManager(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	pages, err := freeAddress(ctx, "127.0.0.1:8083")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.path("acknowledge.key"), []byte(rand.Text()+rand.Text()), 0o600); err != nil {
+		return fmt.Errorf("write key: %w", err)
+	}
 	d.metrics = "http://" + metrics
 	d.storage, d.health = "http://"+storage, "http://"+health
 	if err := d.start("manager", "--kubeconfig="+d.path("kubeconfig"), "--datastorage-url="+d.storage,
 		"--dlq-path="+d.path("dlq"), "--file-root="+d.path("files"),
 		"--health-probe-bind-address="+health, "--metrics-bind-address="+metrics,
+		"--acknowledge-url=http://"+pages, "--acknowledge-bind-address="+pages, "--acknowledge-key-file="+d.path("acknowledge.key"),
 		"--delivery-allow-networks=127.0.0.0/8,::1/128"); err != nil {
 		return err
 	}

@@ -15,13 +15,15 @@ import (
 
 // Event types of the notification category.
 const (
-	TypeMessageSent       = "notification.message.sent"
-	TypeMessageFailed     = "notification.message.failed"
-	TypeAttemptFailed     = "notification.attempt.failed"
-	TypeAttemptAmbiguous  = "notification.attempt.ambiguous"
-	TypeRequestCancelled  = "notification.request.cancelled"
-	TypeMessageSuppressed = "notification.message.suppressed"
-	TypeMessageDryRun     = "notification.message.dryrun"
+	TypeMessageSent         = "notification.message.sent"
+	TypeMessageFailed       = "notification.message.failed"
+	TypeAttemptFailed       = "notification.attempt.failed"
+	TypeAttemptAmbiguous    = "notification.attempt.ambiguous"
+	TypeRequestCancelled    = "notification.request.cancelled"
+	TypeMessageSuppressed   = "notification.message.suppressed"
+	TypeMessageAcknowledged = "notification.message.acknowledged"
+	TypeMessageEscalated    = "notification.message.escalated"
+	TypeMessageDryRun       = "notification.message.dryrun"
 )
 
 // Outcomes of an event.

@@ -18,6 +18,9 @@ type Metrics struct {
 	duration   *prometheus.HistogramVec
 	redactions *prometheus.CounterVec
 	templates  *prometheus.CounterVec
+
+	acknowledgements prometheus.Counter
+	escalations      *prometheus.CounterVec
 }
 
 // NewMetrics registers the counters.
@@ -45,7 +48,15 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Help: "Deliveries for which the channel's template could not be used, by the channel's type.",
 		}, []string{"channel_type"}),
 	}
-	registry.MustRegister(m.attempts, m.deliveries, m.duration, m.redactions, m.templates)
+	m.acknowledgements = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "notification_acknowledgements_total",
+		Help: "Requests that a person has acknowledged.",
+	})
+	m.escalations = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "notification_escalations_total",
+		Help: "Requests that went to further channels, by the reason: Unanswered or NotReached.",
+	}, []string{"reason"})
+	registry.MustRegister(m.attempts, m.deliveries, m.duration, m.redactions, m.templates, m.acknowledgements, m.escalations)
 	return m
 }
 
@@ -58,6 +69,7 @@ type stateCollector struct {
 	requests  *prometheus.Desc
 	ambiguous *prometheus.Desc
 	pending   *prometheus.Desc
+	waiting   *prometheus.Desc
 	inFlight  *prometheus.Desc
 	postponed *prometheus.Desc
 	circuits  *prometheus.Desc
@@ -73,6 +85,7 @@ func newStateCollector(reader client.Reader, running func() int) *stateCollector
 		requests:  desc("notification_requests", "Requests by the reason of their Ready condition.", "status"),
 		ambiguous: desc("notification_deliveries_ambiguous", "Deliveries in doubt that wait for a person."),
 		pending:   desc("notification_requests_audit_pending", "Requests with events that are not recorded in DataStorage yet."),
+		waiting:   desc("notification_requests_acknowledgement_waiting", "Requests with a message that was sent and that somebody has yet to acknowledge."),
 		inFlight:  desc("notification_delivery_attempts_in_flight", "Attempts that this process is making now."),
 		postponed: desc("notification_deliveries_postponed", "Deliveries that a channel holds back, by the reason.", "reason"),
 		circuits:  desc("notification_channel_circuits", "Channels by the state of their circuit.", "state"),
@@ -81,7 +94,7 @@ func newStateCollector(reader client.Reader, running func() int) *stateCollector
 
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.requests, c.ambiguous, c.pending, c.inFlight, c.postponed, c.circuits} {
+	for _, d := range []*prometheus.Desc{c.requests, c.ambiguous, c.pending, c.waiting, c.inFlight, c.postponed, c.circuits} {
 		ch <- d
 	}
 }
@@ -106,7 +119,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, reason := range postponements {
 		postponedBy[reason] = 0
 	}
-	var ambiguous, pending int
+	var ambiguous, pending, waiting int
 	for i := range list.Items {
 		status := &list.Items[i].Status
 		reason := v1alpha1.ReasonPending
@@ -125,6 +138,9 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		if countAudit(status, v1alpha1.AuditPending) > 0 {
 			pending++
 		}
+		if asks(&list.Items[i]) && status.Acknowledgement.Time == nil && status.FinishedTime == nil && firstSent(status) != nil {
+			waiting++
+		}
 	}
 	for status, n := range byStatus {
 		ch <- prometheus.MustNewConstMetric(c.requests, prometheus.GaugeValue, float64(n), status)
@@ -134,6 +150,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(c.ambiguous, prometheus.GaugeValue, float64(ambiguous))
 	ch <- prometheus.MustNewConstMetric(c.pending, prometheus.GaugeValue, float64(pending))
+	ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(waiting))
 }
 
 func (c *stateCollector) collectCircuits(ctx context.Context, ch chan<- prometheus.Metric) {

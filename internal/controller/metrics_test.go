@@ -25,6 +25,8 @@ func TestRequestsAreCountedByWhatTheirStatusSays(t *testing.T) {
 	add("sent", func(l *lab) { l.attempt(ops, nil) })
 	add("recorded", func(l *lab) { l.attempt(ops, nil); l.record(); l.plan() })
 	add("held", func(l *lab) { l.nr.Spec.OnAmbiguous = v1alpha1.AmbiguousHold; l.attempt(ops, unanswered()) })
+	add("asks", func(l *lab) { asking(ops)(l.nr); l.links = true; l.attempt(ops, nil) })
+	add("answered", func(l *lab) { asking(ops)(l.nr); l.links = true; l.attempt(ops, nil); press(l.nr, "", l.now); l.plan() })
 	turn := gate{limit: limit{time.Minute, 1}, text: "1 in 1m", full: born.Add(time.Hour)}
 	add("in line", func(l *lab) {
 		l.plan()
@@ -62,12 +64,15 @@ notification_requests{status="PartiallySent"} 0
 notification_requests{status="Pending"} 4
 notification_requests{status="Retrying"} 0
 notification_requests{status="Sending"} 0
-notification_requests{status="Sent"} 2
+notification_requests{status="Sent"} 4
 notification_requests{status="Suppressed"} 0
 notification_requests{status="Suspended"} 0
+# HELP notification_requests_acknowledgement_waiting Requests with a message that was sent and that somebody has yet to acknowledge.
+# TYPE notification_requests_acknowledgement_waiting gauge
+notification_requests_acknowledgement_waiting 1
 # HELP notification_requests_audit_pending Requests with events that are not recorded in DataStorage yet.
 # TYPE notification_requests_audit_pending gauge
-notification_requests_audit_pending 2
+notification_requests_audit_pending 4
 `
 	if err := testutil.CollectAndCompare(c, strings.NewReader(want)); err != nil {
 		t.Error(err)
@@ -80,6 +85,8 @@ func TestMetricsAreNamedAsPrometheusWantsThem(t *testing.T) {
 	m := NewMetrics(registry)
 	m.attempts.WithLabelValues("Webhook", "Sent", "").Inc()
 	m.deliveries.WithLabelValues("Webhook", "Sent").Inc()
+	m.acknowledgements.Inc()
+	m.escalations.WithLabelValues("Unanswered").Inc()
 	m.duration.WithLabelValues("Webhook").Observe(1)
 	problems, err := testutil.GatherAndLint(registry)
 	if err != nil {

@@ -122,10 +122,14 @@ func (r *NotificationRequestReconciler) send(ctx context.Context, nr *v1alpha1.N
 		o.finished = time.Now()
 		r.report(ctx, nr, a, o)
 	}()
+	hide := r.ask(nr, a.message)
 	receipt, err := a.sender.Send(ctx, a.message)
+	receipt.ExternalID = hide(receipt.ExternalID)
 	o.receipt = receipt
 	if err != nil {
-		o.err = r.maskError(delivery.Classify(err))
+		e := delivery.Classify(err)
+		e.Message, e.Code = hide(e.Message), hide(e.Code)
+		o.err = r.maskError(e)
 	}
 	return o
 }

@@ -37,6 +37,10 @@ type eventData struct {
 	TemplateError     string            `json:"template_error,omitempty"`
 	DuplicateOf       string            `json:"duplicate_of,omitempty"`
 	DuplicateOfUID    string            `json:"duplicate_of_uid,omitempty"`
+	AcknowledgedBy    string            `json:"acknowledged_by,omitempty"`
+	AcknowledgedAt    string            `json:"acknowledged_at,omitempty"`
+	EscalatedTo       []string          `json:"escalated_to,omitempty"`
+	EscalationReason  string            `json:"escalation_reason,omitempty"`
 }
 
 // records calls f for each audit record in a status.
@@ -55,6 +59,12 @@ func records(status *v1alpha1.NotificationRequestStatus, f func(*v1alpha1.AuditR
 	}
 	if status.DuplicateOf.SuppressedTime != nil {
 		f(&status.DuplicateOf.Audit)
+	}
+	if status.Acknowledgement.Time != nil {
+		f(&status.Acknowledgement.Audit)
+	}
+	if status.Escalation.Time != nil {
+		f(&status.Escalation.Audit)
 	}
 }
 
@@ -126,6 +136,7 @@ func eventsIn(state v1alpha1.AuditState, nr *v1alpha1.NotificationRequest, inclu
 			EventAction: "suppressed", EventOutcome: audit.OutcomeSuccess,
 		}, eventData{DuplicateOf: o.Name, DuplicateOfUID: o.UID})
 	}
+	b.answers()
 	return b.events
 }
 
@@ -169,6 +180,23 @@ func (b *eventBuilder) end(d *v1alpha1.Delivery) {
 		e.EventTimestamp = d.FailedTime.UTC()
 	}
 	b.add(d.Audit, e, data)
+}
+
+// answers adds the events of who acknowledged, and of nobody having done so in time.
+func (b *eventBuilder) answers() {
+	if a := b.nr.Status.Acknowledgement; a.Time != nil {
+		at := a.Time.UTC()
+		b.add(a.Audit, audit.Event{
+			EventType: audit.TypeMessageAcknowledged, EventTimestamp: at,
+			EventAction: "acknowledged", EventOutcome: audit.OutcomeSuccess,
+		}, eventData{Channel: a.Channel, AcknowledgedBy: a.By, AcknowledgedAt: at.Format(time.RFC3339Nano)})
+	}
+	if e := b.nr.Status.Escalation; e.Time != nil {
+		b.add(e.Audit, audit.Event{
+			EventType: audit.TypeMessageEscalated, EventTimestamp: e.Time.UTC(),
+			EventAction: "escalated", EventOutcome: audit.OutcomeSuccess,
+		}, eventData{EscalatedTo: e.Channels, EscalationReason: string(e.Reason)})
+	}
 }
 
 // add completes an event and keeps it where its record is in the state asked for.

@@ -52,6 +52,10 @@ type NotificationRequestReconciler struct {
 	// Recordable returns why an attempt could not be recorded now; none begins then.
 	// Nil: attempts begin whether or not. It must return soon.
 	Recordable func(context.Context) error
+	// AcknowledgeLink returns the address by which whoever got the message through a
+	// channel acknowledges it until a time. It is a credential, and the same for the
+	// same arguments. Nil: no message carries one.
+	AcknowledgeLink func(nr *v1alpha1.NotificationRequest, channel string, until time.Time) string
 	// IncludeBody has audit events carry the message's body.
 	IncludeBody bool
 	// KeepSecrets has messages and audit events carry the secrets in a request.
@@ -141,7 +145,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	known, objects := r.Channels.lookup(ctx, nr)
 	p := planner{
 		channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers,
-		rehearsals: r.rehearse(ctx, nr, known, objects), now: time.Now(), jitter: jitter,
+		rehearsals: r.rehearse(ctx, nr, known, objects), links: r.AcknowledgeLink != nil, now: time.Now(), jitter: jitter,
 	}
 	d := p.plan(nr)
 	p.unsent = nil // taken back once, an attempt may begin again
@@ -153,6 +157,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		// What was begun, held, or could not be begun changes when to look again.
 		d.wait = p.plan(nr).wait
 	}
+	setAcknowledged(nr, p.links, p.now)
 	summarize(nr, p.now)
 	if err := r.writeStatus(ctx, base, nr); err != nil {
 		r.giveUp(nr, begun, err)
@@ -282,6 +287,12 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 		if d.TemplateError != "" && was[d.Channel].TemplateError == "" {
 			r.Metrics.templates.WithLabelValues(d.ChannelType).Inc()
 		}
+	}
+	if e := nr.Status.Escalation; e.Time != nil && before.Escalation.Time == nil {
+		r.Metrics.escalations.WithLabelValues(string(e.Reason)).Inc()
+	}
+	if toldAcknowledged(&nr.Status) && !toldAcknowledged(before) {
+		r.Metrics.acknowledgements.Inc()
 	}
 }
 

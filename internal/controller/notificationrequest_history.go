@@ -26,7 +26,11 @@ func (r *NotificationRequestReconciler) history(channel types.NamespacedName) (l
 	turns := map[*turn]time.Time{}
 	for i := range list.Items {
 		nr := &list.Items[i]
-		for _, ref := range channelRefs(nr) {
+		refs := slices.Clone(channelRefs(nr))
+		if nr.Status.Escalation.Time != nil {
+			refs = append(refs, escalationRefs(nr)...)
+		}
+		for _, ref := range refs {
 			if channelKey(nr, ref) != channel {
 				continue
 			}

@@ -92,7 +92,9 @@ type planner struct {
 	rehearsals map[string]rehearsal
 	// held is why no attempt may begin on any channel, zero where one may.
 	held v1alpha1.DeliveryError
-	now  time.Time
+	// links says whether messages carry a link to acknowledge them by.
+	links bool
+	now   time.Time
 	// spent are the channels whose words earlier plans have followed.
 	spent []string
 	// jitter returns a duration drawn evenly from zero to its argument.
@@ -134,7 +136,7 @@ func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
 			p.fold(nr, d, s.outcome)
 		}
 	}
-	finish(nr)
+	p.finish(nr)
 	if nr.DeletionTimestamp != nil && nr.Status.Cancellation.Time == nil && nr.Status.FinishedTime == nil {
 		nr.Status.Cancellation = v1alpha1.Cancellation{
 			Time:  nr.DeletionTimestamp.DeepCopy(),
@@ -145,7 +147,8 @@ func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
 	for i := range nr.Status.Deliveries {
 		p.planDelivery(nr, &nr.Status.Deliveries[i], &d)
 	}
-	finish(nr)
+	p.escalate(nr, &d)
+	p.finish(nr)
 	return d
 }
 
@@ -257,8 +260,8 @@ func ensureDeliveries(nr *v1alpha1.NotificationRequest) {
 	}
 }
 
-// finish notes when the last delivery ended.
-func finish(nr *v1alpha1.NotificationRequest) {
+// finish notes when the last delivery ended and nobody is waited for any more.
+func (p *planner) finish(nr *v1alpha1.NotificationRequest) {
 	if nr.Status.FinishedTime != nil {
 		return
 	}
@@ -272,6 +275,15 @@ func finish(nr *v1alpha1.NotificationRequest) {
 				last = t
 			}
 		}
+	}
+	if p.awaits(nr) {
+		return
+	}
+	switch a := nr.Status.Acknowledgement.Time; {
+	case a != nil && last.Before(a):
+		last = a
+	case a == nil && nr.Status.Cancellation.Time == nil && p.linked(nr):
+		last = micro(lastExpiry(nr))
 	}
 	nr.Status.FinishedTime = last.DeepCopy()
 }
@@ -290,6 +302,9 @@ func deadlineOf(nr *v1alpha1.NotificationRequest, channel string) time.Time {
 	}
 	if until := quietUntil(nr, channel); until.After(from) {
 		from = until
+	}
+	if e := nr.Status.Escalation; slices.Contains(e.Channels, channel) && e.Time.After(from) {
+		from = e.Time.Time
 	}
 	return from.Add(nr.Spec.Deadline.Value())
 }

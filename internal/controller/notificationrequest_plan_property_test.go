@@ -37,6 +37,7 @@ func TestPlanKeepsItsPromisesWhateverHappens(t *testing.T) {
 			"delete":    w.remove,
 			"word":      w.word,
 			"refusals":  w.refusals,
+			"press":     w.press,
 			"outage": func(t *rapid.T) {
 				w.held = v1alpha1.DeliveryError{}
 				if rapid.Bool().Draw(t, "away") {
@@ -81,6 +82,8 @@ type world struct {
 	bytes    map[string]string                    // events as first seen, by ID
 	latest   decision
 
+	links bool // whether messages carry a link to acknowledge them by
+
 	force delivery.Class // of outcomes, none where it is empty
 }
 
@@ -104,6 +107,9 @@ func newWorld(t *rapid.T) *world {
 		if rapid.IntRange(0, 7).Draw(t, "mode") == 7 {
 			nr.Spec.Mode = v1alpha1.ModeDryRun
 		}
+		if rapid.Bool().Draw(t, "asks") {
+			asking([]string{"c", "d"}[:rapid.IntRange(0, 2).Draw(t, "escalateTo")]...)(nr)
+		}
 		if rapid.Bool().Draw(t, "routed") {
 			nr.Spec.Channels = nil
 			for _, name := range names {
@@ -115,7 +121,8 @@ func newWorld(t *rapid.T) *world {
 			}
 		}
 	})
-	for _, name := range names {
+	w.links = rapid.Bool().Draw(t, "links")
+	for _, name := range append(names, channelNames(escalationRefs(w.stored))...) {
 		w.channels[name] = channel{
 			kind: v1alpha1.ChannelWebhook, timeout: 10 * time.Second, config: "A",
 			idempotent: rapid.Bool().Draw(t, "idempotent"),
@@ -134,7 +141,7 @@ func (w *world) step(t *rapid.T, write int) {
 	nr := w.stored.DeepCopy()
 	p := planner{
 		channels: w.channels, sends: maps.Clone(w.sends), unsent: maps.Clone(w.unsent), receipts: maps.Clone(w.receipts), now: w.now,
-		held: w.held,
+		held: w.held, links: w.links,
 		jitter: func(limit time.Duration) time.Duration {
 			return time.Duration(rapid.Int64Range(0, int64(limit)).Draw(t, "jitter"))
 		},
@@ -165,6 +172,7 @@ func (w *world) step(t *rapid.T, write int) {
 	}
 	after := w.plan(t, &p, nr)
 	summarize(nr, w.now)
+	setAcknowledged(nr, w.links, w.now)
 	if write == lost || write == lostButWritten {
 		for channel := range begun {
 			w.unsent[channel] = append(w.unsent[channel], w.delivery(nr, channel).StartedTime.Time)
@@ -225,7 +233,7 @@ func (w *world) check(t *rapid.T, nr *v1alpha1.NotificationRequest, d decision) 
 	all := true
 	for i := range nr.Status.Deliveries {
 		dl := &nr.Status.Deliveries[i]
-		if len(w.stored.Status.Deliveries) > 0 {
+		if i < len(w.stored.Status.Deliveries) {
 			w.checkFinal(t, &w.stored.Status.Deliveries[i], dl)
 		}
 		w.checkFailures(t, dl)
@@ -237,7 +245,13 @@ func (w *world) check(t *rapid.T, nr *v1alpha1.NotificationRequest, d decision) 
 		equal(t, "a dry run is finished", nr.Status.FinishedTime != nil, true)
 		equal(t, "a dry run is cancelled", nr.Status.Cancellation.Time != nil, false)
 	}
-	equal(t, "finished exactly when all deliveries are", nr.Status.FinishedTime != nil, all)
+	if nr.Status.FinishedTime != nil && !all {
+		t.Fatalf("finished before all deliveries: %+v", nr.Status.Deliveries)
+	}
+	if nr.Spec.Acknowledge.Within == "" {
+		equal(t, "finished exactly when all deliveries are", nr.Status.FinishedTime != nil, all)
+	}
+	w.checkAnswer(t, nr, d)
 	stalled := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionStalled)
 	reconciling := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionReconciling)
 	if stalled != nil && (stalled.Status != metav1.ConditionTrue || reconciling != nil) || reconciling != nil && reconciling.Status != metav1.ConditionTrue {
@@ -289,6 +303,36 @@ func (w *world) checkEvents(t *rapid.T, nr *v1alpha1.NotificationRequest) {
 			t.Fatalf("an event changed:\n%s\n%s", known, raw)
 		}
 		w.bytes[e.EventID.String()] = string(raw)
+	}
+}
+
+// checkAnswer: what is known of who acknowledged, and of the escalation, stays as it
+// is, and a request that waits for either is looked at again.
+func (w *world) checkAnswer(t *rapid.T, nr *v1alpha1.NotificationRequest, d decision) {
+	before, after := &w.stored.Status, &nr.Status
+	bare := func(status *v1alpha1.NotificationRequestStatus) (v1alpha1.Acknowledgement, v1alpha1.Escalation) {
+		a, e := status.Acknowledgement, status.Escalation
+		a.Audit, e.Audit = v1alpha1.AuditRecord{EventID: a.Audit.EventID}, v1alpha1.AuditRecord{EventID: e.Audit.EventID}
+		return a, e
+	}
+	a, e := bare(before)
+	acknowledgement, escalation := bare(after)
+	equal(t, "acknowledgement", acknowledgement, a)
+	switch {
+	case e.Time != nil:
+		equal(t, "escalation", escalation, e)
+	case escalation.Time != nil && (acknowledgement.Time != nil || nr.DeletionTimestamp != nil):
+		t.Fatalf("escalated although that is of no use any more: %+v", nr.Status)
+	}
+	waits := after.FinishedTime == nil && nr.DeletionTimestamp == nil && acknowledgement.Time == nil
+	if reached := firstSent(after); waits && reached != nil && escalation.Time == nil && len(escalationRefs(nr)) > 0 {
+		due := reached.Add(nr.Spec.Acknowledge.Within.Value())
+		if !w.now.Before(due) || d.wait == 0 || w.now.Add(d.wait).After(due) {
+			t.Fatalf("an escalation that is due at %s is not looked at in time: wait %s at %s", due, d.wait, w.now)
+		}
+	}
+	if over(after) && after.FinishedTime == nil && d.wait == 0 {
+		t.Fatalf("nobody looks at a request again that waits for an answer: %+v", nr.Status)
 	}
 }
 
@@ -509,6 +553,14 @@ func (w *world) configure(t *rapid.T) {
 	}
 }
 
+// press is a person's word by the link, which the server writes to status.
+func (w *world) press(*rapid.T) {
+	if asks(w.stored) && w.stored.Status.Acknowledgement.Time == nil && firstSent(&w.stored.Status) != nil {
+		w.now = w.now.Add(time.Microsecond)
+		press(w.stored, "Ada", w.now)
+	}
+}
+
 func (w *world) remove(t *rapid.T) {
 	if w.stored.DeletionTimestamp == nil && rapid.IntRange(0, 3).Draw(t, "really") == 0 {
 		w.stored.DeletionTimestamp = new(metav1.NewTime(w.now.Truncate(time.Second)))
@@ -533,10 +585,15 @@ func (w *world) word(t *rapid.T) {
 // when the last attempt stops to be in doubt at the latest.
 func (w *world) settle(t *rapid.T) {
 	latest := w.now
+	patience := 10*time.Second + outcomeGrace
 	for _, ref := range channelRefs(w.stored) {
-		if end := deadlineOf(w.stored, ref.Name).Add(10*time.Second + outcomeGrace); end.After(latest) {
+		if end := deadlineOf(w.stored, ref.Name).Add(patience); end.After(latest) {
 			latest = end
 		}
+	}
+	if asks(w.stored) {
+		// Once more for those that it is escalated to, and for the last one to be read.
+		latest = latest.Add(w.stored.Spec.Deadline.Value() + patience + 2*w.stored.Spec.Acknowledge.Within.Value())
 	}
 	w.step(t, written)
 	for n := 0; w.stored.Status.FinishedTime == nil; n++ {
@@ -572,6 +629,12 @@ func (w *world) settle(t *rapid.T) {
 	}
 	w.step(t, written)
 	equal(t, "all is recorded", settled(w.stored), true)
+	status := w.stored.Status
+	equal(t, "event of the acknowledgement", w.bytes[audit.EventID(audit.TypeMessageAcknowledged, string(w.stored.UID)).String()] != "", status.Acknowledgement.Time != nil)
+	equal(t, "event of the escalation", w.bytes[audit.EventID(audit.TypeMessageEscalated, string(w.stored.UID)).String()] != "", status.Escalation.Time != nil)
+	if len(escalationRefs(w.stored)) > 0 && status.Escalation.Time == nil && status.Acknowledgement.Time == nil && w.stored.DeletionTimestamp == nil {
+		t.Fatalf("nobody acknowledged, and nothing was escalated: %+v", status)
+	}
 	for _, d := range w.stored.Status.Deliveries {
 		ends := 0
 		for _, raw := range w.bytes {
@@ -584,7 +647,7 @@ func (w *world) settle(t *rapid.T) {
 			if err := json.Unmarshal([]byte(raw), &e); err != nil {
 				t.Fatalf("decode event: %v", err)
 			}
-			if e.Data.Channel == d.Channel && strings.HasPrefix(e.Type, "notification.message.") {
+			if e.Data.Channel == d.Channel && slices.Contains([]string{audit.TypeMessageSent, audit.TypeMessageFailed, audit.TypeMessageDryRun}, e.Type) {
 				ends++
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -61,9 +62,9 @@ func (r *NotificationRequestReconciler) SetupWithManager(mgr ctrl.Manager, gate 
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("notificationrequest").
-		// Status is written by this controller alone and says nothing new to it.
+		// Of status only an acknowledgement is written by another.
 		For(&v1alpha1.NotificationRequest{}, builder.WithPredicates(predicate.Or(
-			changed, predicate.AnnotationChangedPredicate{}, letGo))).
+			changed, predicate.AnnotationChangedPredicate{}, letGo, acknowledged))).
 		Watches(&v1alpha1.NotificationChannel{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfChannel),
 			builder.WithPredicates(changed, news)).
 		WatchesMetadata(secretMetadata.DeepCopy(), handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret),
@@ -169,7 +170,7 @@ func waitingFor(o client.Object) []string {
 		return []string{unrouted}
 	}
 	var keys []string
-	for _, ref := range channelRefs(nr) {
+	for _, ref := range slices.Concat(channelRefs(nr), escalationRefs(nr)) {
 		keys = append(keys, channelKey(nr, ref).String())
 	}
 	return keys

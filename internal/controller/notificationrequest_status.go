@@ -90,7 +90,7 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 	} else {
 		meta.RemoveStatusCondition(&nr.Status.Conditions, v1alpha1.ConditionStalled)
 	}
-	if reason == "" && nr.Status.FinishedTime == nil && ready != v1alpha1.ReasonSuspended {
+	if reason == "" && !over(&nr.Status) && ready != v1alpha1.ReasonSuspended {
 		set(v1alpha1.ConditionReconciling, true, ready, message)
 	} else {
 		meta.RemoveStatusCondition(&nr.Status.Conditions, v1alpha1.ConditionReconciling)
@@ -103,7 +103,7 @@ var well = []string{v1alpha1.ReasonSent, v1alpha1.ReasonSuppressed, v1alpha1.Rea
 // readiness says in a word and a sentence how far a request is.
 func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message string) {
 	s := nr.Status.Summary
-	if nr.Status.FinishedTime != nil {
+	if over(&nr.Status) {
 		switch {
 		case nr.Status.DuplicateOf.SuppressedTime != nil:
 			return v1alpha1.ReasonSuppressed, fmt.Sprintf("not sent: the request %s, with the same dedup.key, has reached a channel", nr.Status.DuplicateOf.Name)
@@ -163,6 +163,8 @@ func troubles(nr *v1alpha1.NotificationRequest, final bool) string {
 func auditedness(nr *v1alpha1.NotificationRequest) (reason, message string) {
 	pending, rejected := countAudit(&nr.Status, v1alpha1.AuditPending), countAudit(&nr.Status, v1alpha1.AuditRejected)
 	switch {
+	case nr.Status.FinishedTime == nil && over(&nr.Status):
+		return v1alpha1.ReasonPending, "the request is not finished: it waits for an acknowledgement"
 	case nr.Status.FinishedTime == nil:
 		return v1alpha1.ReasonPending, "the request is not finished"
 	case pending > 0:
@@ -175,7 +177,7 @@ func auditedness(nr *v1alpha1.NotificationRequest) (reason, message string) {
 
 // stalled says why a request needs a person, "" where it goes on by itself.
 func stalled(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message string) {
-	if nr.Status.FinishedTime != nil {
+	if over(&nr.Status) {
 		reason, message := readiness(nr, now)
 		if slices.Contains(well, reason) {
 			return "", ""
@@ -265,8 +267,14 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 		warn("AuditRejected", "Audit", "DataStorage rejected %s, one of them: %s; they stay in the dead-letter queue and are offered again %s and after a restart",
 			count(n, "event"), reasons[0], offers)
 	}
+	if e := after.Escalation; e.Time != nil && before.Escalation.Time == nil {
+		warn(v1alpha1.ReasonEscalated, "Escalate", "%s: sent on to %s", e.Reason, strings.Join(e.Channels, ", "))
+	}
+	if a := after.Acknowledgement; toldAcknowledged(after) && !toldAcknowledged(before) {
+		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonAcknowledged, "Acknowledge", who(a.By) + " acknowledged the message through " + a.Channel})
+	}
 	switch {
-	case after.FinishedTime == nil || before.FinishedTime != nil || *after.Summary.Failed > 0:
+	case !over(after) || over(before) || *after.Summary.Failed > 0:
 	case after.DuplicateOf.SuppressedTime != nil:
 		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonSuppressed, "Deliver", "not sent: it repeats the request " + after.DuplicateOf.Name})
 	case dry:

@@ -5,17 +5,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
-	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 
 	"kubernaut.ai/notification/internal/datastorage/kubeauth"
+	"kubernaut.ai/notification/internal/httpserver"
 )
 
 const (
@@ -65,30 +63,15 @@ func Run(ctx context.Context, opts Options) (err error) {
 	defer retain.Wait()
 	defer stopRetaining()
 	api := NewAPI(events, auth, opts.Log)
-	server := newServer(api)
+	server := httpserver.New(api, opts.Log)
 	watch, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWatch()
 	if opts.TLSCertDir != "" {
-		if server.TLSConfig, err = tlsConfig(watch, opts); err != nil {
-			return err
+		if server.TLSConfig, err = httpserver.TLS(watch, opts.TLSCertDir, opts.Log); err != nil {
+			return fmt.Errorf("set up --tls-cert-dir: %w", err)
 		}
 	}
 	return serve(ctx, server, api, opts)
-}
-
-// newServer returns a server that no client can hold on to for nothing.
-func newServer(a *API) *http.Server {
-	return &http.Server{
-		Handler:           a,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      60 * time.Second,
-		// Common clients drop an idle connection after 90 s. Whoever closes last
-		// never sees a request cut off by the other's close.
-		IdleTimeout:    120 * time.Second,
-		MaxHeaderBytes: 64 << 10,
-		ErrorLog:       slog.NewLogLogger(logr.ToSlogHandler(a.log.V(1)), slog.LevelInfo),
-	}
 }
 
 // Migrate brings the database's schema up to date and returns.
@@ -158,23 +141,4 @@ func openStore(ctx context.Context, opts Options) (Store, func() error, error) {
 		case <-time.After(delay):
 		}
 	}
-}
-
-// tlsConfig serves the certificate in the directory as it is at each handshake,
-// until ctx ends.
-func tlsConfig(ctx context.Context, opts Options) (*tls.Config, error) {
-	watcher, err := certwatcher.New(filepath.Join(opts.TLSCertDir, "tls.crt"), filepath.Join(opts.TLSCertDir, "tls.key"))
-	if err != nil {
-		return nil, fmt.Errorf("read certificate in --tls-cert-dir: %w", err)
-	}
-	go func() {
-		if err := watcher.Start(ctx); err != nil {
-			opts.Log.Error(err, "Watching the certificate failed")
-		}
-	}()
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: watcher.GetCertificate,
-		NextProtos:     []string{"http/1.1"},
-	}, nil
 }

@@ -207,6 +207,7 @@ func setup(mgr ctrl.Manager, o Options, requests *controller.NotificationRequest
 	requests.Metrics = controller.NewMetrics(metrics.Registry)
 	requests.Health = health
 	return errors.Join(
+		setupAcknowledge(mgr, o.Acknowledge, requests, log),
 		mgr.Add(store),
 		mgr.Add(gate.witness),
 		requests.SetupWithManager(mgr, gate, metrics.Registry, o.MaxConcurrent),

@@ -64,6 +64,7 @@ type Options struct {
 	LeaderElectNamespace string
 	MetricsAddress       string
 	HealthProbeAddress   string
+	Acknowledge          acknowledgeOptions
 	ShutdownTimeout      time.Duration
 
 	LogFormat string
@@ -140,6 +141,7 @@ func (o *Options) BindFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.LeaderElectNamespace, "leader-elect-namespace", "", "`namespace` of the lease and of what the manager keeps of the audit log; the pod's own where empty, default outside a cluster")
 	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", "127.0.0.1:8082", "`address` of /metrics; over HTTPS with authentication unless it is loopback; 0 for none")
 	fs.StringVar(&o.HealthProbeAddress, "health-probe-bind-address", "127.0.0.1:8081", "`address` of /healthz and /readyz; 0 for none")
+	o.Acknowledge.bindFlags(fs)
 	fs.DurationVar(&o.ShutdownTimeout, "shutdown-timeout", 30*time.Second, "longest time from the first signal to the end, two thirds of it for attempts in flight")
 
 	fs.StringVar(&o.LogFormat, "log-format", "json", "json or console")
@@ -191,7 +193,7 @@ func (o *Options) Validate() error {
 	if _, err := o.allowNetworks(); err != nil {
 		errs = append(errs, err)
 	}
-	return errors.Join(append(errs, o.Audit.Validate())...)
+	return errors.Join(append(errs, o.Audit.Validate(), o.Acknowledge.validate())...)
 }
 
 // logger makes the logger that the options ask for.

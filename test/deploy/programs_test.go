@@ -34,7 +34,11 @@ func arguments(t *testing.T, template corev1.PodTemplateSpec) []string {
 	container := template.Spec.Containers[0]
 	var expand []string
 	for _, env := range container.Env {
-		expand = append(expand, "$("+env.Name+")", env.Value)
+		value := env.Value
+		if env.ValueFrom != nil {
+			value = "https://of-the-secret"
+		}
+		expand = append(expand, "$("+env.Name+")", value)
 	}
 	args := slices.Clone(container.Args)
 	for i := range args {
@@ -108,6 +112,9 @@ func TestManagerUnderstandsItsArguments(t *testing.T) {
 				if !writable(template, path) {
 					t.Errorf("%q is on no volume that can be written", path)
 				}
+			}
+			if a := o.Acknowledge; a.URL != "" && a.BindAddress != port(template, "acknowledge") {
+				t.Errorf("acknowledge links on %s, the port is %s", a.BindAddress, port(template, "acknowledge"))
 			}
 			if metrics, health := port(template, "metrics"), port(template, "health"); o.MetricsAddress != metrics || o.HealthProbeAddress != health {
 				t.Errorf("metrics on %s and health on %s, ports are %s and %s", o.MetricsAddress, o.HealthProbeAddress, metrics, health)

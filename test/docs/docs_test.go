@@ -146,7 +146,7 @@ func TestEveryFlagIsInOperations(t *testing.T) {
 
 func TestEveryMetricIsInMetrics(t *testing.T) {
 	want := found(`"((?:notification|datastorage)_\w*[a-z])"`, read(t, root, "internal/controller/metrics.go")+
-		read(t, root, "internal/audit/metrics.go")+read(t, root, "internal/datastorage/metrics.go"))
+		read(t, root, "internal/audit/metrics.go")+read(t, root, "internal/acknowledge/server.go")+read(t, root, "internal/datastorage/metrics.go"))
 	for _, name := range found(`\t(?:counter|gauge)\("(\w+)"`, read(t, root, "internal/audit/metrics.go")) {
 		want = append(want, "notification_audit_"+name)
 	}

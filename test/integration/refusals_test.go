@@ -47,6 +47,7 @@ spec:
   notBefore: "2026-01-01T00:00:00Z"
   ttlSecondsAfterFinished: 60
   dedup: {key: disk-full/node-1, window: 5m}
+  acknowledge: {required: true, within: 15m, escalateTo: [{name: b, namespace: team}]}
   suspend: true
 `
 
@@ -249,6 +250,9 @@ var requestRefusals = slices.Concat(
 	duration("spec.retry.initialDelay", "0s", "24h1ms", "must be more than 0 and at most 24h"),
 	duration("spec.retry.maxDelay", "0s", "24h1ms", "must be more than 0 and at most 24h"),
 	text("spec.dedup.key", 1, 253),
+	text("spec.acknowledge.escalateTo[0].name", 1, 253),
+	text("spec.acknowledge.escalateTo[0].namespace", 1, 63),
+	duration("spec.acknowledge.within", "59s", "24h1ms", "must be from 1m to 24h"),
 	duration("spec.dedup.window", "999ms", "24h1ms", "must be from 1s to 24h"),
 	duration("spec.deadline", "0s", "720h1ms", "must be more than 0 and at most 720h"),
 	number("spec.retry.maxAttempts", 1, 20),
@@ -260,6 +264,12 @@ var requestRefusals = slices.Concat(
 		{path: "spec.body", value: "a\x00b", want: "contains a NUL character: remove it"},
 		{path: "spec.severity", value: "a\x00b", want: "contains a NUL character: remove it"},
 		{path: "spec.correlationID", value: "a\x00b", want: "contains a NUL character: remove it"},
+		{path: "spec.acknowledge.required", value: false, want: "must be true: leave acknowledge out where nobody has to acknowledge"},
+		{path: "spec.acknowledge.within", value: "61m", at: "spec", want: "has an acknowledge.within longer than its deadline: raise deadline or lower acknowledge.within"},
+		{path: "spec.acknowledge.escalateTo", value: copies(9, "name", map[string]any{}), want: "Too many: 9: must have at most 8 items"},
+		{path: "spec.acknowledge.escalateTo[0].name", value: "Team A", want: "should match '^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'"},
+		{path: "spec.acknowledge.escalateTo[0].name", value: "console", at: "spec.acknowledge.escalateTo[0]", want: "the channel console is built in and lives in no namespace: remove namespace"},
+		{path: "spec.acknowledge.escalateTo[0].name", value: "a", at: "spec", want: "has a channel in acknowledge.escalateTo that is among channels too: name it in one of them"},
 		{path: "spec.dedup.key", value: "a\x00b", want: "contains a NUL character: remove it"},
 		{path: "spec.channels[0].name", value: "a\x00b", want: "should match"},
 		{path: "spec.channels[0].name", value: "Team A", want: "should match '^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'"},
@@ -302,6 +312,8 @@ var changes = []refusal{
 	{path: "spec.ttlSecondsAfterFinished", value: int64(61), want: fixed},
 	{path: "spec.dedup.key", value: "other", at: "spec.dedup", want: fixed},
 	{path: "spec.dedup", at: "spec", want: gained},
+	{path: "spec.acknowledge.within", value: "10m", at: "spec.acknowledge", want: fixed},
+	{path: "spec.acknowledge", at: "spec", want: gained},
 	{path: "spec.severity", at: "spec", want: gained},
 	{path: "spec.correlationID", at: "spec", want: gained},
 	{path: "spec.regarding", at: "spec", want: gained},

@@ -1,0 +1,286 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/delivery"
+)
+
+// escalatedField is the fact that tells people that a message was escalated.
+const escalatedField = "Escalated"
+
+// noLinks is what a person has to do for messages to carry links.
+const noLinks = "no message carries a link to acknowledge it by, because the manager runs without --acknowledge-url: see docs/acknowledge.md"
+
+// acknowledged notices what the manager's server has written to status.
+var acknowledged = predicate.Funcs{
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		before, ok := e.ObjectOld.(*v1alpha1.NotificationRequest)
+		after, also := e.ObjectNew.(*v1alpha1.NotificationRequest)
+		return ok && also && before.Status.Acknowledgement.Time == nil && after.Status.Acknowledgement.Time != nil
+	},
+}
+
+// asks reports whether a request asks for an acknowledgement. A duplicate that is
+// not sent asks nobody, nor does a dry run.
+func asks(nr *v1alpha1.NotificationRequest) bool {
+	return nr.Spec.Acknowledge.Within != "" && nr.Status.DuplicateOf.SuppressedTime == nil && !isDryRun(nr)
+}
+
+// escalationRefs returns the channels that a request may be escalated to. A name
+// stands for one delivery, so a channel that has one already is left out.
+func escalationRefs(nr *v1alpha1.NotificationRequest) (refs []v1alpha1.ChannelReference) {
+	if !asks(nr) {
+		return nil
+	}
+	first := channelRefs(nr)
+	for _, ref := range nr.Spec.Acknowledge.EscalateTo {
+		if !slices.ContainsFunc(first, func(c v1alpha1.ChannelReference) bool { return c.Name == ref.Name }) {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
+// linkExpiry is how long the link in the message to a channel is good for. Whoever
+// gets the message in the last moment still has the time that the request grants.
+func linkExpiry(nr *v1alpha1.NotificationRequest, channel string) time.Time {
+	return deadlineOf(nr, channel).Add(nr.Spec.Acknowledge.Within.Value())
+}
+
+// lastExpiry is when the last link of a request expires.
+func lastExpiry(nr *v1alpha1.NotificationRequest) (last time.Time) {
+	for _, d := range nr.Status.Deliveries {
+		if end := linkExpiry(nr, d.Channel); end.After(last) {
+			last = end
+		}
+	}
+	return last
+}
+
+// awaits reports whether a request whose deliveries have all ended is kept open,
+// for its escalation or for a person.
+func (p *planner) awaits(nr *v1alpha1.NotificationRequest) bool {
+	if !asks(nr) || nr.Status.Acknowledgement.Time != nil || nr.Status.Cancellation.Time != nil {
+		return false
+	}
+	if nr.Status.Escalation.Time == nil && len(escalationRefs(nr)) > 0 {
+		return true
+	}
+	return p.linked(nr) && p.now.Before(lastExpiry(nr))
+}
+
+// linked reports whether a channel has accepted a message with a link.
+func (p *planner) linked(nr *v1alpha1.NotificationRequest) bool {
+	return p.links && asks(nr) && slices.ContainsFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool {
+		return d.State == v1alpha1.DeliverySent && d.Channel != v1alpha1.ConsoleChannel
+	})
+}
+
+// escalate has a message that nobody acknowledges go to further channels, once, and
+// has the request looked at when that or its end is due.
+func (p *planner) escalate(nr *v1alpha1.NotificationRequest, d *decision) {
+	e := &nr.Status.Escalation
+	switch {
+	case !asks(nr), nr.Status.Acknowledgement.Time != nil, nr.DeletionTimestamp != nil, nr.Status.FinishedTime != nil:
+		return
+	case over(&nr.Status) && !p.awaits(nr):
+		return // it finishes now
+	}
+	if e.Time == nil {
+		p.setDue(nr)
+		reason, now := p.escalates(nr)
+		if refs := escalationRefs(nr); now && len(refs) > 0 {
+			e.Time, e.Reason = micro(p.now), reason
+			e.Audit = pending(audit.TypeMessageEscalated, string(nr.UID))
+			for _, ref := range refs {
+				e.Channels = append(e.Channels, ref.Name)
+				nr.Status.Deliveries = append(nr.Status.Deliveries, v1alpha1.Delivery{Channel: ref.Name, State: v1alpha1.DeliveryPending})
+				p.planDelivery(nr, &nr.Status.Deliveries[len(nr.Status.Deliveries)-1], d)
+			}
+		}
+	}
+	if e.Time == nil && e.DueTime != nil && p.now.Before(e.DueTime.Time) {
+		d.look(p.now, e.DueTime.Time)
+	}
+	if p.awaits(nr) {
+		d.look(p.now, lastExpiry(nr))
+	}
+}
+
+// setDue notes when the time to acknowledge is over: it runs from when the first
+// channel accepted the message, and until one has from when one was first free to.
+func (p *planner) setDue(nr *v1alpha1.NotificationRequest) {
+	within := nr.Spec.Acknowledge.Within.Value()
+	if first := firstSent(&nr.Status); first != nil {
+		nr.Status.Escalation.DueTime = micro(first.Add(within))
+		return
+	}
+	held := isTrue(nr.Spec.Suspend) || nr.Spec.NotBefore != nil && p.now.Before(nr.Spec.NotBefore.Time)
+	if nr.Status.Escalation.DueTime == nil && !held && slices.ContainsFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool {
+		return !p.now.Before(quietUntil(nr, d.Channel))
+	}) {
+		nr.Status.Escalation.DueTime = micro(p.now.Add(within))
+	}
+}
+
+// escalates reports whether a request is to be escalated now, and why.
+func (p *planner) escalates(nr *v1alpha1.NotificationRequest) (v1alpha1.EscalationReason, bool) {
+	due := nr.Status.Escalation.DueTime
+	isDue := due != nil && !p.now.Before(due.Time)
+	if firstSent(&nr.Status) != nil {
+		return v1alpha1.EscalationUnanswered, isDue
+	}
+	return v1alpha1.EscalationNotReached, isDue || over(&nr.Status)
+}
+
+// firstSent is when the first channel accepted the message, nil where none has.
+func firstSent(status *v1alpha1.NotificationRequestStatus) (first *metav1.MicroTime) {
+	for _, d := range status.Deliveries {
+		if d.SentTime != nil && (first == nil || d.SentTime.Before(first)) {
+			first = d.SentTime
+		}
+	}
+	return first
+}
+
+// over reports whether a request is finished or waits for a person alone.
+func over(status *v1alpha1.NotificationRequestStatus) bool {
+	return status.FinishedTime != nil || len(status.Deliveries) > 0 &&
+		!slices.ContainsFunc(status.Deliveries, func(d v1alpha1.Delivery) bool { return !d.State.Final() })
+}
+
+// setAcknowledged sets the condition of a request that asks for an acknowledgement.
+func setAcknowledged(nr *v1alpha1.NotificationRequest, links bool, now time.Time) {
+	if nr.Spec.Acknowledge.Within == "" || isDryRun(nr) {
+		return
+	}
+	c := metav1.Condition{
+		Type: v1alpha1.ConditionAcknowledged, Status: metav1.ConditionFalse,
+		ObservedGeneration: nr.Generation, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+	}
+	c.Reason, c.Message = acknowledgedness(nr, links, now)
+	if c.Reason == v1alpha1.ReasonAcknowledged {
+		c.Status = metav1.ConditionTrue
+	}
+	meta.SetStatusCondition(&nr.Status.Conditions, c)
+}
+
+// acknowledgedness says in a word and a sentence whether a person has acknowledged
+// a request.
+func acknowledgedness(nr *v1alpha1.NotificationRequest, links bool, now time.Time) (reason, message string) {
+	a, e, within := nr.Status.Acknowledgement, nr.Status.Escalation, nr.Spec.Acknowledge.Within
+	clock := func(t *metav1.MicroTime) string { return t.UTC().Format(time.RFC3339) }
+	if a.Time != nil {
+		return v1alpha1.ReasonAcknowledged, fmt.Sprintf("%s acknowledged the message through %s at %s", who(a.By), a.Channel, clock(a.Time))
+	}
+	next := ""
+	if refs := escalationRefs(nr); len(refs) > 0 {
+		var names []string
+		for _, ref := range refs {
+			names = append(names, ref.Name)
+		}
+		next = ", then it goes to " + strings.Join(names, ", ")
+	}
+	suffix := ""
+	if !links {
+		suffix = "; " + noLinks
+	}
+	switch {
+	case nr.Status.DuplicateOf.SuppressedTime != nil:
+		return v1alpha1.ReasonSuppressed, fmt.Sprintf("the message was not sent, so nobody is asked: see the request %s", nr.Status.DuplicateOf.Name)
+	case nr.Status.Cancellation.Time != nil:
+		return v1alpha1.ReasonCancelled, "the request was deleted before anybody acknowledged the message"
+	case nr.Status.FinishedTime != nil && e.Time != nil:
+		return v1alpha1.ReasonUnanswered, fmt.Sprintf("nobody acknowledged the message, which was escalated to %s at %s%s", strings.Join(e.Channels, ", "), clock(e.Time), suffix)
+	case nr.Status.FinishedTime != nil:
+		return v1alpha1.ReasonUnanswered, "nobody acknowledged the message" + suffix
+	case e.Time != nil && e.Reason == v1alpha1.EscalationNotReached:
+		return v1alpha1.ReasonEscalated, fmt.Sprintf("no channel had accepted the message: escalated to %s at %s%s", strings.Join(e.Channels, ", "), clock(e.Time), suffix)
+	case e.Time != nil:
+		return v1alpha1.ReasonEscalated, fmt.Sprintf("nobody acknowledged the message within %s: escalated to %s at %s%s", within, strings.Join(e.Channels, ", "), clock(e.Time), suffix)
+	case e.DueTime != nil && !now.Before(e.DueTime.Time):
+		return v1alpha1.ReasonUnanswered, fmt.Sprintf("nobody acknowledged the message within %s%s", within, suffix)
+	}
+	message = fmt.Sprintf("the time to acknowledge, %s, begins when the message is sent", within)
+	if e.DueTime != nil {
+		message = fmt.Sprintf("waits until %s for somebody to acknowledge the message%s", clock(e.DueTime), next)
+	}
+	if !links {
+		return v1alpha1.ReasonNotConfigured, noLinks + "; " + message
+	}
+	return v1alpha1.ReasonWaiting, message
+}
+
+// toldAcknowledged reports whether the conditions in status tell of an
+// acknowledgement. They are this controller's, the acknowledgement is not.
+func toldAcknowledged(status *v1alpha1.NotificationRequestStatus) bool {
+	return meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionAcknowledged)
+}
+
+// who names whoever acknowledged, so that nobody takes the name for proven.
+func who(by string) string {
+	if by == "" {
+		return "somebody who gave no name"
+	}
+	return fmt.Sprintf("%q (as typed, not verified)", by)
+}
+
+// AskedSubject is the subject that a page shows to whoever is asked to acknowledge
+// nr: what the message says, and no more.
+func (r *NotificationRequestReconciler) AskedSubject(nr *v1alpha1.NotificationRequest) string {
+	masked := nr.DeepCopy()
+	r.mask(masked)
+	return masked.Spec.Subject
+}
+
+// ask adds to a message what an acknowledgement takes, as its first link, and
+// returns a function that takes the link out of what a channel said: the link is a
+// credential, which some receivers quote. The message stays a function of the
+// request's identity, spec and frozen status. The console gets no link, since its
+// output is a log.
+func (r *NotificationRequestReconciler) ask(nr *v1alpha1.NotificationRequest, m *delivery.Message) (hide func(string) string) {
+	hide = func(text string) string { return text }
+	if !asks(nr) {
+		return hide
+	}
+	if _, taken := m.Fields[escalatedField]; slices.Contains(nr.Status.Escalation.Channels, m.Channel) && !taken {
+		m.Fields[escalatedField] = "nobody acknowledged this within " + string(nr.Spec.Acknowledge.Within)
+		if nr.Status.Escalation.Reason == v1alpha1.EscalationNotReached {
+			m.Fields[escalatedField] = "this reached nobody else"
+		}
+	}
+	if r.AcknowledgeLink == nil || m.Channel == v1alpha1.ConsoleChannel {
+		return hide
+	}
+	link := r.AcknowledgeLink(nr, m.Channel, linkExpiry(nr, m.Channel))
+	m.Links = slices.Insert(m.Links, 0, delivery.Link{Label: "Acknowledge", URL: link})
+	return func(text string) string { return hideToken(text, link[strings.LastIndexByte(link, '/')+1:]) }
+}
+
+// hideToken takes a token out of a text that may have been cut within it. It looks
+// for the token's beginning, which no escape of a URL, of JSON or of HTML changes.
+func hideToken(text, token string) string {
+	const recognised = 16
+	for {
+		i := strings.Index(text, token[:min(recognised, len(token))])
+		if i < 0 {
+			return text
+		}
+		end := i
+		for end < len(text) && end-i < len(token) && text[end] == token[end-i] {
+			end++
+		}
+		text = text[:i] + "[link]" + text[end:]
+	}
+}
