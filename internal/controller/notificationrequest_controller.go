@@ -237,7 +237,7 @@ func (r *NotificationRequestReconciler) expire(ctx context.Context, nr *v1alpha1
 		return ctrl.Result{}, nil
 	}
 	end := nr.Status.FinishedTime.Add(time.Duration(*nr.Spec.TTLSecondsAfterFinished) * time.Second)
-	if stands := nr.CreationTimestamp.Add(nr.Spec.Dedup.Window.Value()); len(nr.Status.Deliveries) > 0 && stands.After(end) {
+	if stands := nr.CreationTimestamp.Add(nr.Spec.Dedup.Window.Value()); len(nr.Status.Deliveries) > 0 && !isDryRun(nr) && stands.After(end) {
 		end = stands
 	}
 	left := time.Until(end)

@@ -82,10 +82,12 @@ func (t Template) Check() error {
 		Channel: text, Created: instant(time.Unix(0, 0)), Regarding: Reference{APIVersion: text, Kind: text, Namespace: text, Name: text},
 		Links: make([]Link, maxLoop/2), Fields: map[string]string{text: text},
 	}
-	for name, text := range map[string]string{"subject": t.Subject, "body": t.Body} {
-		if _, err := execute(name, text, maxBody, sample); err != nil {
-			return shown(err)
-		}
+	_, err := execute("subject", t.Subject, maxBody, sample)
+	if err == nil {
+		_, err = execute("body", t.Body, maxBody, sample)
+	}
+	if err != nil {
+		return shown(err)
 	}
 	return nil
 }

@@ -129,6 +129,7 @@ func TestATemplateThatFailsLeavesTheMessageAsItIs(t *testing.T) {
 		{Template{Body: `{{ (index .Links 5).URL }}`}, "index out of range: 5", true},
 		{Template{Body: `{{ .Fields.nothing }}`}, "body: nothing came out", true},
 		{Template{Subject: `{{ .Body }}`}, "subject: longer than 500 characters", true},
+		{Template{Subject: strings.Repeat("x", maxSubject+1)}, "subject: longer than 500 characters", true},
 		{Template{Body: `{{ .Body }}{{ .Body }}`}, "body: longer than 32768 characters", true},
 		{Template{Body: `{{ .Body }}x`}, "body: longer than 32768 characters", true},
 		{Template{Body: `{{ $x := "xxxxxxxx" }}` + strings.Repeat(`{{ $x = join "" $x $x }}`, 40)}, "worked through more than 8 MiB", false},
