@@ -94,7 +94,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	address := listener.Addr()
 	if s.CertDir != "" {
-		settings, err := httpserver.TLS(ctx, s.CertDir, s.Log)
+		settings, err := httpserver.TLS(logr.NewContext(ctx, s.Log), s.CertDir)
 		if err != nil {
 			return errors.Join(fmt.Errorf("set up --acknowledge-cert-dir: %w", err), listener.Close())
 		}

@@ -67,7 +67,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	watch, stopWatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWatch()
 	if opts.TLSCertDir != "" {
-		if server.TLSConfig, err = httpserver.TLS(watch, opts.TLSCertDir, opts.Log); err != nil {
+		if server.TLSConfig, err = httpserver.TLS(logr.NewContext(watch, opts.Log), opts.TLSCertDir); err != nil {
 			return fmt.Errorf("set up --tls-cert-dir: %w", err)
 		}
 	}

@@ -30,15 +30,16 @@ func New(handler http.Handler, log logr.Logger) *http.Server {
 }
 
 // TLS serves the certificate in the directory, tls.crt and tls.key, as it is at
-// each handshake, until ctx ends.
-func TLS(ctx context.Context, directory string, log logr.Logger) (*tls.Config, error) {
+// each handshake, until ctx ends. What goes wrong then goes to the logger that ctx
+// has.
+func TLS(ctx context.Context, directory string) (*tls.Config, error) {
 	watcher, err := certwatcher.New(filepath.Join(directory, "tls.crt"), filepath.Join(directory, "tls.key"))
 	if err != nil {
 		return nil, fmt.Errorf("read certificate: %w", err)
 	}
 	go func() {
 		if err := watcher.Start(ctx); err != nil {
-			log.Error(err, "Watching the certificate failed")
+			logr.FromContextOrDiscard(ctx).Error(err, "Watching the certificate failed")
 		}
 	}()
 	return &tls.Config{

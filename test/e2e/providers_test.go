@@ -194,8 +194,8 @@ func untrusted(s suite) {
 		ca     string
 		reason string
 	}{
-		"expired": {expired, expiredCA, "CertificateInvalid"},
-		"unknown": {unknown, otherCA, "UnknownAuthority"},
+		"expired-certificate": {expired, expiredCA, "CertificateInvalid"},
+		"unknown-authority":   {unknown, otherCA, "UnknownAuthority"},
 	} {
 		server := standin.NewSMTP(s.T, standin.SMTPOptions{TLS: c.config})
 		s.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}, StringData: map[string]string{"ca": c.ca}})
