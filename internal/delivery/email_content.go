@@ -89,14 +89,10 @@ func emailThread(correlationID string) string {
 }
 
 func emailSubject(m *Message) string {
-	subject := oneLine(m.Subject)
-	if subject == "" {
-		subject = "(no subject)"
-	}
 	if priority := oneLine(m.Priority); priority != "" {
-		return "[" + priority + "] " + subject
+		return "[" + priority + "] " + subject(m)
 	}
-	return subject
+	return subject(m)
 }
 
 // foldSubject divides a subject into the lines of its header. What is not ASCII, too

@@ -8,32 +8,16 @@ import (
 	"strings"
 )
 
-// emailFact is something about a message that has a name.
-type emailFact struct{ name, value string }
-
-// emailFacts returns the fields of a message, sorted by name, and what else there is to
-// know of it.
-func emailFacts(m *Message) (fields, rest []emailFact) {
+// emailFields returns the fields of a message, sorted by name.
+func emailFields(m *Message) (fields []fact) {
 	for _, name := range slices.Sorted(maps.Keys(m.Fields)) {
 		label := oneLine(name)
 		if label == "" {
 			label = "-"
 		}
-		fields = append(fields, emailFact{label, strings.TrimSpace(printable(m.Fields[name]))})
+		fields = append(fields, fact{label, strings.TrimSpace(printable(m.Fields[name]))})
 	}
-	for _, f := range []emailFact{
-		{"Priority", m.Priority},
-		{"Severity", m.Severity},
-		{"Type", m.Type},
-		{"Regarding", m.Regarding.String()},
-		{"Request", strings.Trim(m.Namespace+"/"+m.Name, "/")},
-		{"Correlation", m.CorrelationID},
-	} {
-		if f.value = oneLine(f.value); f.value != "" {
-			rest = append(rest, f)
-		}
-	}
-	return fields, rest
+	return fields
 }
 
 // emailLink returns where a link leads, empty where nobody is to be led there, and
@@ -58,16 +42,13 @@ func emailCutNote(m *Message) string {
 func emailText(m *Message) string {
 	var b strings.Builder
 	all, more := paragraphs(m)
-	for i, p := range all {
-		if i > 0 && (all[i-1].depth == 0 || p.depth == 0 || !p.tight) {
-			b.WriteString("\n")
-		}
-		textParagraph(&b, p)
+	if len(all) > 0 {
+		b.WriteString(plainParagraphs(all) + "\n")
 	}
 	if more {
 		b.WriteString("\n" + emailCutNote(m) + "\n")
 	}
-	fields, rest := emailFacts(m)
+	fields, rest := emailFields(m), facts(m)
 	section := func(lines []string) {
 		if len(lines) > 0 {
 			b.WriteString("\n" + strings.Join(lines, "\n") + "\n")
@@ -98,35 +79,6 @@ func emailText(m *Message) string {
 	return strings.TrimLeft(b.String(), "\n")
 }
 
-// textParagraph writes a paragraph, with what is needed before each of its lines.
-func textParagraph(b *strings.Builder, p paragraph) {
-	indent := strings.Repeat("  ", min(max(p.depth-1, 0), maxIndent))
-	if p.quote {
-		indent = "> " + indent
-	}
-	first, next := indent, indent
-	switch {
-	case p.marker != "":
-		first, next = indent+p.marker+" ", indent+"  "
-	case p.depth > 0:
-		first, next = indent+"  ", indent+"  "
-	}
-	if p.code {
-		first, next = first+"    ", next+"    "
-	}
-	var text strings.Builder
-	for i, s := range p.spans {
-		text.WriteString(s.text)
-		if i+1 < len(p.spans) && p.spans[i+1].url == s.url {
-			continue // the label goes on in another style
-		}
-		if s.url != "" && s.url != s.text && s.url != "mailto:"+s.text {
-			text.WriteString(" <" + s.url + ">")
-		}
-	}
-	b.WriteString(first + strings.ReplaceAll(text.String(), "\n", "\n"+next) + "\n")
-}
-
 // Colours and fonts are left to the program that shows the mail.
 const (
 	htmlHead = "<!DOCTYPE html>\n<html><head><meta charset=\"utf-8\"><title>%s</title></head><body>\n<h2>%s</h2>\n"
@@ -146,7 +98,7 @@ func emailHTML(m *Message) string {
 	if more {
 		b.WriteString("<p><i>" + html.EscapeString(emailCutNote(m)) + "</i></p>\n")
 	}
-	fields, rest := emailFacts(m)
+	fields, rest := emailFields(m), facts(m)
 	htmlTable(&b, fields)
 	for _, l := range m.Links {
 		address, label := emailLink(l)
@@ -165,7 +117,7 @@ func emailHTML(m *Message) string {
 	return b.String() + htmlEnd
 }
 
-func htmlTable(b *strings.Builder, rows []emailFact) {
+func htmlTable(b *strings.Builder, rows []fact) {
 	if len(rows) == 0 {
 		return
 	}

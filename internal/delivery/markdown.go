@@ -75,6 +75,11 @@ func plainBody(m *Message) string {
 	if more {
 		return printable(m.Body)
 	}
+	return plainParagraphs(all)
+}
+
+// plainParagraphs renders paragraphs for what shows plain text alone.
+func plainParagraphs(all []paragraph) string {
 	var b strings.Builder
 	for i, p := range all {
 		if i > 0 {
@@ -83,24 +88,38 @@ func plainBody(m *Message) string {
 				b.WriteString("\n")
 			}
 		}
-		indent := strings.Repeat("  ", min(p.depth, maxIndent))
-		first := indent
-		if p.marker != "" {
-			first = indent[2:] + p.marker + " "
-		}
-		if p.quote {
-			indent, first = "> "+indent, "> "+first
-		}
-		var text strings.Builder
-		for _, s := range p.spans {
-			text.WriteString(s.text)
-			if s.url != "" && s.text != s.url && "mailto:"+s.text != s.url {
-				text.WriteString(" (" + s.url + ")")
-			}
-		}
-		b.WriteString(first + strings.ReplaceAll(text.String(), "\n", "\n"+indent))
+		plainParagraph(&b, p)
 	}
 	return b.String()
+}
+
+// plainParagraph writes a paragraph, with what is needed before each of its lines.
+func plainParagraph(b *strings.Builder, p paragraph) {
+	indent := strings.Repeat("  ", min(max(p.depth-1, 0), maxIndent))
+	if p.quote {
+		indent = "> " + indent
+	}
+	first, next := indent, indent
+	switch {
+	case p.marker != "":
+		first, next = indent+p.marker+" ", indent+"  "
+	case p.depth > 0:
+		first, next = indent+"  ", indent+"  "
+	}
+	if p.code {
+		first, next = first+"    ", next+"    "
+	}
+	var text strings.Builder
+	for i, s := range p.spans {
+		text.WriteString(s.text)
+		if i+1 < len(p.spans) && p.spans[i+1].url == s.url {
+			continue // the label goes on in another style
+		}
+		if s.url != "" && s.url != s.text && s.url != "mailto:"+s.text {
+			text.WriteString(" <" + s.url + ">")
+		}
+	}
+	b.WriteString(first + strings.ReplaceAll(text.String(), "\n", "\n"+next))
 }
 
 // place is where in a text a block stands.

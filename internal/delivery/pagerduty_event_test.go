@@ -63,11 +63,11 @@ func TestPlainBodyIsTheTextWithoutItsMarkup(t *testing.T) {
 		"nothing":       {"", ""},
 		"styles":        {"**bold** _it_ ~~no~~ `code` \\*as is\\* &amp; <b>", "bold it no code *as is* & <b>"},
 		"paragraphs":    {"# One\n\ntwo\nthree", "One\n\ntwo\nthree"},
-		"links":         {"[a](https://b.example) https://c.example <d@e.example> [f](javascript:g)", "a (https://b.example) https://c.example d@e.example f (javascript:g)"},
+		"links":         {"[a](https://b.example) https://c.example <d@e.example> [f](javascript:g)", "a <https://b.example> https://c.example d@e.example f (javascript:g)"},
 		"lists":         {"1. a\n2. b\n   - c\n\n     d\n3. e", "1. a\n2. b\n\n  - c\n\n    d\n3. e"},
 		"quotes":        {"> a\n> b\n\nc", "> a\n> b\n\nc"},
-		"code":          {"```sh\na\n  b\n```\nc", "a\n  b\n\nc"},
-		"a code's line": {"- a\n  ```\n  b\n  c\n  ```", "- a\n\n  b\n  c"},
+		"code":          {"```sh\na\n  b\n```\nc", "    a\n      b\n\nc"},
+		"a code's line": {"- a\n  ```\n  b\n  c\n  ```", "- a\n\n      b\n      c"},
 	} {
 		if got := plainBody(&Message{BodyFormat: "Markdown", Body: c.body}); got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
