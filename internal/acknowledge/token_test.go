@@ -1,6 +1,8 @@
 package acknowledge
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"strings"
 	"testing"
@@ -72,6 +74,11 @@ func TestOnlyAKeyMakesAToken(t *testing.T) {
 	if _, ok := keys.Verify(sealed(payload)); !ok {
 		t.Fatal("the test cannot make a token itself")
 	}
+	signed := func(payload []byte) []byte {
+		h := hmac.New(sha256.New, newer)
+		h.Write(payload)
+		return h.Sum(append([]byte{}, payload...))
+	}
 	for name, forged := range map[string]string{
 		"nothing":              "",
 		"another key":          Keys{[]byte("a key that nobody has told the server of")}.Sign(claim),
@@ -85,6 +92,7 @@ func TestOnlyAKeyMakesAToken(t *testing.T) {
 		"with something after": sealed(append(append([]byte{}, payload...), 0)),
 		"with parts missing":   sealed(payload[:10]),
 		"empty but signed":     sealed(nil),
+		"for another purpose":  base64.RawURLEncoding.EncodeToString(signed(payload)),
 	} {
 		if c, ok := keys.Verify(forged); ok {
 			t.Errorf("%s: taken for %+v", name, c)

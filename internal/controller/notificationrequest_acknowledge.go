@@ -113,8 +113,9 @@ func (p *planner) escalate(nr *v1alpha1.NotificationRequest, d *decision) {
 	if e.Time == nil && e.DueTime != nil && p.now.Before(e.DueTime.Time) {
 		d.look(p.now, e.DueTime.Time)
 	}
-	if p.awaits(nr) {
-		d.look(p.now, lastExpiry(nr))
+	// What was sent after its deadline may be due after its link has expired.
+	if last := lastExpiry(nr); p.awaits(nr) && p.now.Before(last) {
+		d.look(p.now, last)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
@@ -84,9 +85,12 @@ func TestARequestIsOpenUntilSomebodyAcknowledges(t *testing.T) {
 	l.isAcknowledged(metav1.ConditionTrue, v1alpha1.ReasonAcknowledged, `"Ada" (as typed, not verified) acknowledged the message through ops at 2026-03-01T10:01:02Z`)
 	equal(t, "events", eventTypes(l.nr), []string{audit.TypeMessageSent, audit.TypeMessageAcknowledged})
 	equal(t, "settled", settled(l.nr), false)
+	equal(t, "noticed", acknowledged.Update(event.UpdateEvent{ObjectOld: newRequest(), ObjectNew: l.nr}), true)
+	equal(t, "noticed twice", acknowledged.Update(event.UpdateEvent{ObjectOld: l.nr, ObjectNew: l.nr}), false)
 	l.record()
 	l.plan()
 	equal(t, "settled", settled(l.nr), true)
+	equal(t, "event", l.nr.Status.Acknowledgement.Audit.State, v1alpha1.AuditRecorded)
 	l.pass(48 * time.Hour)
 	l.plan()
 	equal(t, "escalated", l.nr.Status.Escalation.Time, nil)
@@ -222,6 +226,42 @@ func TestTheTimeToAcknowledgeDoesNotBeginBeforeTheMessageMayBeSent(t *testing.T)
 	}
 }
 
+func TestAnAcknowledgedMessageIsNotEscalatedWhileOthersAreStillSent(t *testing.T) {
+	l := askingLab(t, withChannels(ops, "mail"))
+	l.attempt(ops, nil)
+	l.attempt("mail", transient())
+	press(l.nr, "Ada", l.now)
+	l.pass(time.Hour)
+	equal(t, "due", l.plan().due, []string{"mail"})
+	equal(t, "escalated", l.nr.Status.Escalation.Time, nil)
+}
+
+// An attempt that began before the deadline may end after it.
+func TestWhatIsSentAfterItsDeadlineIsWaitedForWithoutALoop(t *testing.T) {
+	l := askingLab(t, withDeadline("15m"))
+	l.plan()
+	l.begin(ops)
+	l.pass(40 * time.Minute)
+	equal(t, "wait", l.end(ops, nil).wait, 15*time.Minute)
+}
+
+func TestTheControllerFindsTheChannelsOfAnEscalation(t *testing.T) {
+	refuses, _ := receiver(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) })
+	accepts, received := receiver(t, accept)
+	accepts.Name = pager
+	b := newBench(t, newRequest(withChannels(refuses.Name), asking(pager)), refuses, accepts)
+	b.AcknowledgeLink = link
+	b.mustLook()
+	b.ended()
+	b.ended()
+	equal(t, "received", received.Load(), 1)
+	equal(t, "reason", b.stored().Status.Escalation.Reason, v1alpha1.EscalationNotReached)
+	equal(t, "indexed", waitingFor(b.stored()), []string{"shop/" + refuses.Name, "shop/" + pager})
+	if told := strings.Join(b.told(), "\n"); !strings.Contains(told, "Escalated NotReached: sent on to pager") {
+		t.Errorf("Events are %s", told)
+	}
+}
+
 func TestEscalationHasTheWholeDeadline(t *testing.T) {
 	l := askingLab(t, withDeadline("15m"))
 	l.pass(l.attempt(ops, nil).wait)
@@ -240,6 +280,16 @@ func TestADeletedRequestAsksNobody(t *testing.T) {
 	equal(t, "escalated", l.nr.Status.Escalation.Time, nil)
 	equal(t, "events", eventTypes(l.nr), []string{audit.TypeMessageSent, audit.TypeRequestCancelled})
 	equal(t, "reason", l.acknowledgedCondition().Reason, v1alpha1.ReasonCancelled)
+}
+
+func TestADeletedRequestIsNotEscalatedWhileAnAttemptIsWaitedFor(t *testing.T) {
+	l := askingLab(t, withChannels(ops, "mail"))
+	l.attempt(ops, nil)
+	l.begin("mail")
+	l.pass(time.Hour)
+	l.nr.DeletionTimestamp = new(metav1.NewTime(l.now))
+	l.plan()
+	equal(t, "escalated", l.nr.Status.Escalation.Time, nil)
 }
 
 func TestASuppressedRequestAsksNobody(t *testing.T) {
