@@ -62,6 +62,7 @@ func TestMetricsHaveGoodNamesAndCountWhatHappened(t *testing.T) {
 	}
 	slices.Sort(names)
 	want := []string{
+		"notification_acknowledgements_total",
 		"notification_audit_batch_events",
 		"notification_audit_buffered_events",
 		"notification_audit_committed_total",
@@ -92,6 +93,7 @@ func TestMetricsHaveGoodNamesAndCountWhatHappened(t *testing.T) {
 		"notification_delivery_attempts_in_flight",
 		"notification_delivery_attempts_total",
 		"notification_requests",
+		"notification_requests_acknowledgement_waiting",
 		"notification_requests_audit_pending",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
