@@ -63,6 +63,7 @@ const (
 	ReasonNotConfigured = "NotConfigured"
 	ReasonEscalated     = "Escalated"
 	ReasonUnanswered    = "Unanswered"
+	ReasonNotAsked      = "NotAsked"
 )
 
 // Reasons of a NotificationRequest's Routed condition.

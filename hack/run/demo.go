@@ -122,7 +122,7 @@ func (d *demo) startManager(ctx context.Context) error {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("wait for another run to start: %w", err)
 	}
-	storage, err := freeAddress(ctx, "127.0.0.1:30090")
+	storage, err := freeAddress(ctx, "127.0.0.1:8084")
 	if err != nil {
 		return err
 	}

@@ -318,9 +318,9 @@ func TestCheckpointsInAnyOrderAreProven(t *testing.T) {
 		pass(witnessRound)
 		for i := 39; i >= 10; i-- {
 			w.see(all[i])
-			w.mu.Lock()
+			w.Witness.mu.Lock()
 			n := len(w.pending)
-			w.mu.Unlock()
+			w.Witness.mu.Unlock()
 			if n > maxPending {
 				t.Errorf("%d checkpoints wait, want at most %d", n, maxPending)
 			}

@@ -82,7 +82,12 @@ func (p *planner) awaits(nr *v1alpha1.NotificationRequest) bool {
 
 // linked reports whether a channel has accepted a message with a link.
 func (p *planner) linked(nr *v1alpha1.NotificationRequest) bool {
-	return p.links && asks(nr) && slices.ContainsFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool {
+	return p.links && asks(nr) && asked(nr)
+}
+
+// asked reports whether a channel that can carry a link has accepted the message.
+func asked(nr *v1alpha1.NotificationRequest) bool {
+	return slices.ContainsFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool {
 		return d.State == v1alpha1.DeliverySent && d.Channel != v1alpha1.ConsoleChannel
 	})
 }
@@ -202,6 +207,8 @@ func acknowledgedness(nr *v1alpha1.NotificationRequest, links bool, now time.Tim
 		return v1alpha1.ReasonSuppressed, fmt.Sprintf("the message was not sent, so nobody is asked: see the request %s", nr.Status.DuplicateOf.Name)
 	case nr.Status.Cancellation.Time != nil:
 		return v1alpha1.ReasonCancelled, "the request was deleted before anybody acknowledged the message"
+	case nr.Status.FinishedTime != nil && links && !asked(nr):
+		return v1alpha1.ReasonNotAsked, "nobody was asked: no channel that can carry a link has accepted the message, which the console cannot"
 	case nr.Status.FinishedTime != nil && e.Time != nil:
 		return v1alpha1.ReasonUnanswered, fmt.Sprintf("nobody acknowledged the message, which was escalated to %s at %s%s", strings.Join(e.Channels, ", "), clock(e.Time), suffix)
 	case nr.Status.FinishedTime != nil:

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -269,7 +272,7 @@ func (r *NotificationRequestReconciler) patch(ctx context.Context, nr *v1alpha1.
 // publish tells what the status that was just written says for the first time.
 func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest, before *v1alpha1.NotificationRequestStatus) {
 	for _, n := range notes(before, &nr.Status) {
-		r.Events.Eventf(nr, nil, n.kind, n.reason, n.action, "%s", n.text)
+		r.Events.Eventf(nr, related(nr, n.channel), n.kind, n.reason, n.action, "%s", n.text)
 	}
 	if len(before.Redactions) == 0 {
 		for _, redaction := range nr.Status.Redactions {
@@ -294,6 +297,22 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 	if toldAcknowledged(&nr.Status) && !toldAcknowledged(before) {
 		r.Metrics.acknowledgements.Inc()
 	}
+}
+
+// related is the channel that an Event is about, nil where no object describes it.
+// Of several Events with the same reason about the same objects only the first has
+// its text kept.
+func related(nr *v1alpha1.NotificationRequest, channel string) runtime.Object {
+	for _, ref := range slices.Concat(channelRefs(nr), escalationRefs(nr)) {
+		if ref.Name == channel && channel != v1alpha1.ConsoleChannel {
+			key := channelKey(nr, ref)
+			return &v1alpha1.NotificationChannel{
+				TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NotificationChannel"},
+				ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+			}
+		}
+	}
+	return nil
 }
 
 // drain waits for the attempts of this process when the manager stops and brings

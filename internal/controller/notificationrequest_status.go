@@ -108,7 +108,7 @@ func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message
 		case nr.Status.DuplicateOf.SuppressedTime != nil:
 			return v1alpha1.ReasonSuppressed, fmt.Sprintf("not sent: the request %s, with the same dedup.key, has reached a channel", nr.Status.DuplicateOf.Name)
 		case isDryRun(nr) && *s.Failed == 0:
-			return v1alpha1.ReasonDryRun, "nothing was sent, since mode is DryRun: the message could go to " + count(*s.Total, "channel")
+			return v1alpha1.ReasonDryRun, "nothing was sent, since mode is DryRun: the message could go to " + count(*s.Total, "channel") + unusedTemplates(nr)
 		case isDryRun(nr):
 			return v1alpha1.ReasonDryRunFailed, "nothing was sent, since mode is DryRun, and could not all be; " + troubles(nr, true)
 		case *s.Failed == 0:
@@ -138,6 +138,16 @@ func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message
 		return v1alpha1.ReasonPending, fmt.Sprintf("not before %s: %s", nr.Spec.NotBefore.UTC().Format(time.RFC3339), message)
 	}
 	return v1alpha1.ReasonPending, message
+}
+
+// unusedTemplates names the channels whose templates a dry run could not use.
+func unusedTemplates(nr *v1alpha1.NotificationRequest) (text string) {
+	for _, d := range nr.Status.Deliveries {
+		if d.TemplateError != "" {
+			text += fmt.Sprintf("; without the template of %s: %s", d.Channel, d.TemplateError)
+		}
+	}
+	return truncate(text, 4096)
 }
 
 // count is a number of things in words.
@@ -211,6 +221,7 @@ func stalled(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message s
 
 // note is a Kubernetes Event that follows from a change of status.
 type note struct {
+	channel                    string // empty where it is about all of them
 	kind, reason, action, text string
 }
 
@@ -218,13 +229,15 @@ type note struct {
 // that went well, one for each thing that did not.
 func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 	var all []note
+	about := ""
 	warn := func(reason, action, format string, args ...any) {
-		all = append(all, note{corev1.EventTypeWarning, reason, action, truncate(fmt.Sprintf(format, args...), 1000)})
+		all = append(all, note{about, corev1.EventTypeWarning, reason, action, truncate(fmt.Sprintf(format, args...), 1000)})
 	}
 	dry := slices.ContainsFunc(after.Conditions, func(c metav1.Condition) bool {
 		return c.Type == v1alpha1.ConditionReady && (c.Reason == v1alpha1.ReasonDryRun || c.Reason == v1alpha1.ReasonDryRunFailed)
 	})
 	for _, d := range after.Deliveries {
+		about = d.Channel
 		var was v1alpha1.Delivery
 		if i := slices.IndexFunc(before.Deliveries, func(b v1alpha1.Delivery) bool { return b.Channel == d.Channel }); i >= 0 {
 			was = before.Deliveries[i]
@@ -243,11 +256,12 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and taken as sent: %s", d.Channel, d.Attempts, e.Message)
 		case d.State == v1alpha1.DeliveryAmbiguous && was.State != d.State:
 			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and held: %s", d.Channel, d.Attempts, e.Message)
-		case postponed(&d):
+		case postponed(&d), e.Reason == v1alpha1.ReasonQuietHours:
 		case e.Class != "" && !d.State.Final() && e != was.LastError && e != lastAttemptError(&was):
 			warn("DeliveryDelayed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
 		}
 	}
+	about = ""
 	if len(before.Redactions) == 0 && len(after.Redactions) > 0 {
 		warn(v1alpha1.ReasonSecretsMasked, "Redact", "%s", redacted(after.Redactions))
 	}
@@ -271,16 +285,16 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 		warn(v1alpha1.ReasonEscalated, "Escalate", "%s: sent on to %s", e.Reason, strings.Join(e.Channels, ", "))
 	}
 	if a := after.Acknowledgement; toldAcknowledged(after) && !toldAcknowledged(before) {
-		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonAcknowledged, "Acknowledge", who(a.By) + " acknowledged the message through " + a.Channel})
+		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonAcknowledged, "Acknowledge", who(a.By) + " acknowledged the message through " + a.Channel})
 	}
 	switch {
 	case !over(after) || over(before) || *after.Summary.Failed > 0:
 	case after.DuplicateOf.SuppressedTime != nil:
-		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonSuppressed, "Deliver", "not sent: it repeats the request " + after.DuplicateOf.Name})
+		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonSuppressed, "Deliver", "not sent: it repeats the request " + after.DuplicateOf.Name})
 	case dry:
-		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonDryRun, "Render", "not sent: it is a dry run, and could go to " + count(*after.Summary.Total, "channel")})
+		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonDryRun, "Render", "not sent: it is a dry run, and could go to " + count(*after.Summary.Total, "channel")})
 	default:
-		all = append(all, note{corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Total, "channel") + " accepted the message"})
+		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Total, "channel") + " accepted the message"})
 	}
 	return all
 }

@@ -116,7 +116,8 @@ func execute(name, text string, limit int, data templateData) (string, error) {
 }
 
 func shown(err error) error {
-	return errors.New(clean(strings.TrimPrefix(err.Error(), "template: ")))
+	text := strings.TrimPrefix(err.Error(), "template: ")
+	return errors.New(clean(strings.ReplaceAll(text, " in type delivery.templateData", ": see the names that a template sees")))
 }
 
 var (
