@@ -213,6 +213,7 @@ type NamespaceName string
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Last Failure",type=string,JSONPath=`.status.lastFailure.error.reason`,priority=1
 // +kubebuilder:printcolumn:name="Circuit",type=string,JSONPath=`.status.circuit.state`,priority=1
+// +kubebuilder:printcolumn:name="Template",type=string,JSONPath=`.status.conditions[?(@.type=="TemplateValid")].reason`,priority=1
 // +kubebuilder:printcolumn:name="Probe",type=string,JSONPath=`.status.probe.state`,priority=1
 // +kubebuilder:validation:XValidation:rule="self.metadata.name != 'console'",message="the name console belongs to the built-in channel: choose another"
 type NotificationChannel struct {

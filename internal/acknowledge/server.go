@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,8 +50,8 @@ type Options struct {
 	Links   *Links
 	// Requests reads from the API server and not from a cache, which may be late.
 	Requests client.Reader
-	// Status writes to it.
-	Status client.SubResourceWriter
+	// Writer writes to it.
+	Writer client.Client
 	// Subject returns what of a request's subject may be shown.
 	Subject  func(*v1alpha1.NotificationRequest) string
 	Log      logr.Logger
@@ -221,12 +222,26 @@ func (s *Server) acknowledge(ctx context.Context, c Claims, by string) (*v1alpha
 		if err != nil || nr == nil || nr.Status.Acknowledgement.Time != nil {
 			return nr, err
 		}
+		if nr.DeletionTimestamp != nil && !slices.Contains(nr.Finalizers, v1alpha1.Finalizer) {
+			return nil, nil //nolint:nilnil // it goes as soon as others let it, and the event with it
+		}
 		base := nr.DeepCopy()
+		lock := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
+		if !slices.Contains(nr.Finalizers, v1alpha1.Finalizer) {
+			// One that was settled could go before the event is recorded.
+			nr.Finalizers = append(nr.Finalizers, v1alpha1.Finalizer)
+			if err := s.Writer.Patch(ctx, nr, lock); err == nil || apierrors.IsConflict(err) && try < maxTries {
+				continue
+			} else if client.IgnoreNotFound(err) != nil {
+				return nil, fmt.Errorf("add finalizer: %w", err)
+			}
+			return nil, nil //nolint:nilnil // it has just gone
+		}
 		nr.Status.Acknowledgement = v1alpha1.Acknowledgement{
 			Time: new(metav1.NewMicroTime(s.now().UTC().Truncate(time.Microsecond))), Channel: c.Channel, By: by,
 			Audit: v1alpha1.AuditRecord{EventID: audit.EventID(audit.TypeMessageAcknowledged, c.UID).String(), State: v1alpha1.AuditPending},
 		}
-		err = s.Status.Patch(ctx, nr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+		err = s.Writer.Status().Patch(ctx, nr, lock)
 		switch {
 		case err == nil:
 			return nr, nil

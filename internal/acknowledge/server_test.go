@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -79,7 +80,7 @@ func newSite(t *testing.T) *site {
 		},
 	})
 	s.server = NewServer(Options{
-		Links: testLinks(t, newer, older), Requests: failing, Status: failing.Status(),
+		Links: testLinks(t, newer, older), Requests: failing, Writer: failing,
 		Subject: func(nr *v1alpha1.NotificationRequest) string { return nr.Spec.Subject },
 		Log: funcr.New(func(prefix, args string) {
 			s.logging.Lock()
@@ -450,5 +451,38 @@ func TestAServerThatCannotServeSaysWhichFlag(t *testing.T) {
 	o.Registry, o.Address = prometheus.NewRegistry(), s.web.Listener.Addr().String()
 	if err := NewServer(o).Start(t.Context()); err == nil || !strings.Contains(err.Error(), "--acknowledge-bind-address") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+func TestARequestCannotGoBeforeItsAcknowledgementIsRecorded(t *testing.T) {
+	s := newSite(t)
+	get := func() *v1alpha1.NotificationRequest {
+		nr := &v1alpha1.NotificationRequest{}
+		if err := s.cluster.Get(t.Context(), client.ObjectKey{Namespace: claim.Namespace, Name: claim.Name}, nr); err != nil {
+			t.Fatal(err)
+		}
+		return nr
+	}
+	if a := s.do(http.MethodPost, s.link, nil); a.code != http.StatusOK {
+		t.Fatalf("answered %d", a.code)
+	}
+	if nr := get(); !slices.Equal(nr.Finalizers, []string{v1alpha1.Finalizer}) || nr.Status.Acknowledgement.Time == nil {
+		t.Errorf("finalizers %v, acknowledgement %+v", nr.Finalizers, nr.Status.Acknowledgement)
+	}
+
+	s = newSite(t)
+	nr := get()
+	nr.Finalizers = []string{"example.com/another"}
+	if err := s.cluster.Update(t.Context(), nr); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cluster.Delete(t.Context(), nr); err != nil {
+		t.Fatal(err)
+	}
+	if a := s.do(http.MethodPost, s.link, nil); a.code != http.StatusNotFound {
+		t.Errorf("answered %d for a request whose evidence nothing holds", a.code)
+	}
+	if nr := get(); nr.Status.Acknowledgement.Time != nil {
+		t.Errorf("acknowledgement %+v", nr.Status.Acknowledgement)
 	}
 }

@@ -105,13 +105,21 @@ func (p *planner) escalate(nr *v1alpha1.NotificationRequest, d *decision) {
 	if e.Time == nil {
 		p.setDue(nr)
 		reason, now := p.escalates(nr)
-		if refs := escalationRefs(nr); now && len(refs) > 0 {
+		refs, held := escalationRefs(nr), p.heldQuiet(nr)
+		if now && len(refs)+len(held) > 0 {
 			e.Time, e.Reason = micro(p.now), reason
 			e.Audit = pending(audit.TypeMessageEscalated, string(nr.UID))
 			for _, ref := range refs {
-				e.Channels = append(e.Channels, ref.Name)
 				nr.Status.Deliveries = append(nr.Status.Deliveries, v1alpha1.Delivery{Channel: ref.Name, State: v1alpha1.DeliveryPending})
-				p.planDelivery(nr, &nr.Status.Deliveries[len(nr.Status.Deliveries)-1], d)
+				held = append(held, len(nr.Status.Deliveries)-1)
+			}
+			for _, i := range held {
+				e.Channels = append(e.Channels, nr.Status.Deliveries[i].Channel)
+				nr.Status.Deliveries[i].NextAttemptTime = nil
+			}
+			*d = decision{spent: d.spent}
+			for i := range nr.Status.Deliveries {
+				p.planDelivery(nr, &nr.Status.Deliveries[i], d)
 			}
 		}
 	}
@@ -122,6 +130,39 @@ func (p *planner) escalate(nr *v1alpha1.NotificationRequest, d *decision) {
 	if last := lastExpiry(nr); p.awaits(nr) && p.now.Before(last) {
 		d.look(p.now, last)
 	}
+}
+
+// heldQuiet returns the deliveries to channels of the escalation that were routed
+// there at once and wait for the end of their quiet hours.
+func (p *planner) heldQuiet(nr *v1alpha1.NotificationRequest) (indices []int) {
+	for i, dl := range nr.Status.Deliveries {
+		if dl.State == v1alpha1.DeliveryPending && p.now.Before(quietUntil(nr, dl.Channel)) &&
+			slices.ContainsFunc(nr.Spec.Acknowledge.EscalateTo, func(ref v1alpha1.ChannelReference) bool { return ref.Name == dl.Channel }) {
+			indices = append(indices, i)
+		}
+	}
+	return indices
+}
+
+// settle has a delivery follow from an acknowledgement. Whoever had a channel's link
+// had the message; and nobody is called any more once somebody has answered.
+func (p *planner) settle(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery) {
+	a := nr.Status.Acknowledgement
+	switch {
+	case a.Time == nil || dl.State.Final():
+	case a.Channel == dl.Channel && dl.Attempts > 0:
+		sent(nr, dl, a.Time.Time)
+	case dl.Attempts == 0 && slices.Contains(nr.Status.Escalation.Channels, dl.Channel):
+		end(nr, dl, v1alpha1.DeliveryError{
+			Class: v1alpha1.ErrorCancelled, Reason: v1alpha1.ReasonAcknowledged,
+			Message: "the message was acknowledged before it was escalated here",
+		}, p.now)
+	}
+}
+
+// spared reports whether a channel got no message because somebody had answered.
+func spared(d *v1alpha1.Delivery) bool {
+	return d.State == v1alpha1.DeliverySkipped && d.LastError.Reason == v1alpha1.ReasonAcknowledged
 }
 
 // setDue notes when the time to acknowledge is over: it runs from when the first
@@ -265,14 +306,14 @@ func (r *NotificationRequestReconciler) ask(nr *v1alpha1.NotificationRequest, m 
 	if _, taken := m.Fields[escalatedField]; slices.Contains(nr.Status.Escalation.Channels, m.Channel) && !taken {
 		m.Fields[escalatedField] = "nobody acknowledged this within " + string(nr.Spec.Acknowledge.Within)
 		if nr.Status.Escalation.Reason == v1alpha1.EscalationNotReached {
-			m.Fields[escalatedField] = "this reached nobody else"
+			m.Fields[escalatedField] = "nobody else is known to have got this"
 		}
 	}
 	if r.AcknowledgeLink == nil || m.Channel == v1alpha1.ConsoleChannel {
 		return hide
 	}
 	link := r.AcknowledgeLink(nr, m.Channel, linkExpiry(nr, m.Channel))
-	m.Links = slices.Insert(m.Links, 0, delivery.Link{Label: "Acknowledge", URL: link})
+	m.Links = slices.Insert(m.Links, 0, delivery.Link{Label: delivery.AcknowledgeLabel, URL: link})
 	return func(text string) string { return hideToken(text, link[strings.LastIndexByte(link, '/')+1:]) }
 }
 

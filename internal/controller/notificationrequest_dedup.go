@@ -66,17 +66,48 @@ func (d *dedup) take(group dedupGroup) map[string]bool {
 	return names
 }
 
+// leave forgets a request that waits no more.
+func (d *dedup) leave(group dedupGroup, name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.waiting[group], name)
+	if len(d.waiting[group]) == 0 {
+		delete(d.waiting, group)
+	}
+}
+
 // undecided reports whether it is still to be found out if nr repeats another
-// request. A dry run waits for none. What was begun is ended, and what its deadline or its deletion ends is
-// told as any other request that was not sent.
-func undecided(nr *v1alpha1.NotificationRequest, now time.Time) bool {
+// request. What was begun is ended, and what is deleted is told as any other request
+// that was not sent. A deadline ends no wait, since the message would only fail then.
+func undecided(nr *v1alpha1.NotificationRequest) bool {
 	return nr.Spec.Dedup.Key != "" && !isDryRun(nr) && len(nr.Status.Deliveries) == 0 && nr.Status.DuplicateOf.SuppressedTime == nil &&
-		nr.DeletionTimestamp == nil && now.Before(deadlineOf(nr, ""))
+		nr.DeletionTimestamp == nil
 }
 
 // waits reports whether nr is held back by a request with the same dedup.key.
-func waits(nr *v1alpha1.NotificationRequest, now time.Time) bool {
-	return nr.Status.DuplicateOf.Name != "" && undecided(nr, now)
+func waits(nr *v1alpha1.NotificationRequest) bool {
+	return nr.Status.DuplicateOf.Name != "" && undecided(nr)
+}
+
+// waitsFor reports whether nr is to wait for a request with the same dedup.key that
+// has reached no channel yet: not where nobody knows when that ends, where it ends
+// too late for nr to be sent in its place, or where nr is what passes quiet hours.
+func waitsFor(nr, other *v1alpha1.NotificationRequest) bool {
+	const critical = "Critical"
+	return other.Status.FinishedTime == nil && !isTrue(other.Spec.Suspend) &&
+		(nr.Spec.Priority != critical || other.Spec.Priority == critical) &&
+		!lastDeadline(other).After(lastDeadline(nr).Add(nr.Spec.Dedup.Window.Value()))
+}
+
+// lastDeadline is when the last of a request's deliveries has failed.
+func lastDeadline(nr *v1alpha1.NotificationRequest) (last time.Time) {
+	for _, ref := range channelRefs(nr) {
+		last = later(last, deadlineOf(nr, ref.Name))
+	}
+	for _, name := range nr.Status.Escalation.Channels {
+		last = later(last, deadlineOf(nr, name))
+	}
+	return last
 }
 
 // deduplicate says in nr's status which request it repeats, if any. Where there is
@@ -84,20 +115,31 @@ func waits(nr *v1alpha1.NotificationRequest, now time.Time) bool {
 // is written.
 func (r *NotificationRequestReconciler) deduplicate(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) (decided func(), err error) {
 	decided = func() {}
-	if !undecided(nr, now) {
+	if nr.Spec.Dedup.Key == "" {
 		return decided, nil
 	}
-	// It waits before it looks: what is decided after that wakes it.
-	r.dedup.wait(groupOf(nr), nr.Name)
-	if err := r.findOriginal(ctx, nr, now); err != nil || nr.Status.DuplicateOf.Name != "" {
-		return decided, err
+	group := groupOf(nr)
+	if undecided(nr) {
+		// It waits before it looks: what is decided after that wakes it.
+		r.dedup.wait(group, nr.Name)
+		if err := r.findOriginal(ctx, nr, now); err != nil {
+			return decided, err
+		}
 	}
-	mutex := r.dedup.lock(groupOf(nr))
-	if err := r.findOriginal(ctx, nr, now); err != nil || nr.Status.DuplicateOf.Name != "" {
-		mutex.Unlock()
-		return decided, err
+	if undecided(nr) && nr.Status.DuplicateOf.Name == "" {
+		decided = sync.OnceFunc(r.dedup.lock(group).Unlock)
+		if err := r.findOriginal(ctx, nr, now); err != nil {
+			decided()
+			return decided, err
+		}
+		if nr.Status.DuplicateOf.Name != "" {
+			decided()
+		}
 	}
-	return mutex.Unlock, nil
+	if !waits(nr) {
+		r.dedup.leave(group, nr.Name)
+	}
+	return decided, nil
 }
 
 func (r *NotificationRequestReconciler) findOriginal(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) error {
@@ -126,7 +168,7 @@ func duplicateOf(nr *v1alpha1.NotificationRequest, others []v1alpha1.Notificatio
 				Audit: pending(audit.TypeMessageSuppressed, string(nr.UID)),
 			}
 		}
-		if other.Status.FinishedTime == nil {
+		if waitsFor(nr, other) {
 			found = v1alpha1.Duplicate{Name: other.Name, UID: string(other.UID)}
 		}
 	}

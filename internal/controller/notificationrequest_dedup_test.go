@@ -58,8 +58,8 @@ func TestARequestStandsForThoseThatRepeatItOnceItHasReachedAChannel(t *testing.T
 func TestWhatEndsAWaitingRequestIsToldAsOfAnyOther(t *testing.T) {
 	now := time.Now().Truncate(time.Second)
 	for name, change := range map[string]func(*v1alpha1.NotificationRequest){
-		"deadline": func(nr *v1alpha1.NotificationRequest) {
-			nr.CreationTimestamp = metav1.NewTime(now.Add(-25 * time.Hour))
+		"deadline, where there is none to wait for": func(nr *v1alpha1.NotificationRequest) {
+			nr.CreationTimestamp, nr.Status.DuplicateOf = metav1.NewTime(now.Add(-25*time.Hour)), v1alpha1.Duplicate{}
 		},
 		"deletion": func(nr *v1alpha1.NotificationRequest) { nr.DeletionTimestamp = new(metav1.NewTime(now)) },
 	} {

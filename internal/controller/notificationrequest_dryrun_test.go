@@ -184,7 +184,7 @@ func TestADryRunStandsForNoOtherRequest(t *testing.T) {
 	other.Spec.Mode = v1alpha1.ModeSend
 	equal(t, "duplicate of a request that is sent", duplicateOf(nr, []v1alpha1.NotificationRequest{*other}, now).Name, other.Name)
 	nr.Spec.Mode = v1alpha1.ModeDryRun
-	equal(t, "a dry run is to find out", undecided(nr, now), false)
+	equal(t, "a dry run is to find out", undecided(nr), false)
 }
 
 func TestADryRunKeepsTheSecrets(t *testing.T) {

@@ -75,7 +75,7 @@ func beginnings(d *v1alpha1.Delivery) (starts []time.Time) {
 func inLine(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, now time.Time) bool {
 	switch {
 	case d.State != v1alpha1.DeliveryPending && d.State != v1alpha1.DeliveryRetrying,
-		nr.DeletionTimestamp != nil, nr.Status.FinishedTime != nil, waits(nr, now), isTrue(nr.Spec.Suspend),
+		nr.DeletionTimestamp != nil, nr.Status.FinishedTime != nil, waits(nr), isTrue(nr.Spec.Suspend),
 		nr.Spec.NotBefore != nil && now.Before(nr.Spec.NotBefore.Time), now.Before(quietUntil(nr, d.Channel)), !now.Before(deadlineOf(nr, d.Channel)):
 		return false
 	}

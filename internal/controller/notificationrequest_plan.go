@@ -114,12 +114,8 @@ type decision struct {
 // plan brings nr's status up to date with what is known, time included, and says
 // what is to be done next. It has no effect but on nr.Status.
 func (p *planner) plan(nr *v1alpha1.NotificationRequest) decision {
-	if waits(nr, p.now) {
-		look := deadlineOf(nr, "")
-		if soon := p.now.Add(originalRecheck); soon.Before(look) {
-			look = soon
-		}
-		return decision{wait: max(look.Sub(p.now), time.Millisecond)}
+	if waits(nr) {
+		return decision{wait: originalRecheck}
 	}
 	ensureDeliveries(nr)
 	applyReceipts(&nr.Status, p.receipts)
@@ -173,6 +169,7 @@ func (p *planner) planDelivery(nr *v1alpha1.NotificationRequest, dl *v1alpha1.De
 			Message: "the controller stopped during the attempt, so nobody knows whether the channel accepted the message",
 		}, p.now)
 	}
+	p.settle(nr, dl)
 	deadline := deadlineOf(nr, dl.Channel)
 	switch {
 	case dl.State.Final():

@@ -42,7 +42,12 @@ func mask(spec *v1alpha1.NotificationRequestSpec) []v1alpha1.Redaction {
 	text(&spec.Subject, "subject")
 	text(&spec.Body, "body")
 	whole(&spec.Severity, "severity")
-	whole(&spec.CorrelationID, "correlationID")
+	// Two that are masked alike would be one incident: each stands for itself then.
+	if raw := spec.CorrelationID; raw != "" {
+		if whole(&spec.CorrelationID, "correlationID"); spec.CorrelationID != raw {
+			spec.CorrelationID = ""
+		}
+	}
 	whole(&spec.Regarding.APIVersion, "regarding.apiVersion")
 	whole(&spec.Regarding.Kind, "regarding.kind")
 	whole(&spec.Regarding.Namespace, "regarding.namespace")

@@ -17,7 +17,7 @@ import (
 // route decides where a request goes that is seen for the first time. The decision
 // is in the same write of status as the first intent, and no later step alters it.
 func (r *NotificationRequestReconciler) route(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) error {
-	if len(nr.Status.Deliveries) > 0 || nr.Status.DuplicateOf.SuppressedTime != nil || waits(nr, now) {
+	if len(nr.Status.Deliveries) > 0 || len(nr.Status.RoutedChannels) > 0 || nr.Status.DuplicateOf.SuppressedTime != nil {
 		return nil
 	}
 	routed := metav1.Condition{
@@ -61,6 +61,9 @@ func channelRefs(nr *v1alpha1.NotificationRequest) []v1alpha1.ChannelReference {
 // quietUntil is the end of the quiet hours that hold a delivery back, zero where
 // none do.
 func quietUntil(nr *v1alpha1.NotificationRequest, channel string) time.Time {
+	if slices.Contains(nr.Status.Escalation.Channels, channel) {
+		return time.Time{} // an escalation does not wait for the morning
+	}
 	i := slices.IndexFunc(nr.Status.RoutedChannels, func(c v1alpha1.RoutedChannel) bool { return c.Name == channel })
 	if i < 0 || nr.Status.RoutedChannels[i].QuietUntil == nil {
 		return time.Time{}

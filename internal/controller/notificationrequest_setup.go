@@ -166,7 +166,7 @@ func waitingFor(o client.Object) []string {
 	if nr.Status.FinishedTime != nil {
 		return nil
 	}
-	if len(nr.Spec.Channels) == 0 && len(nr.Status.Deliveries) == 0 {
+	if len(nr.Spec.Channels)+len(nr.Status.RoutedChannels)+len(nr.Status.Deliveries) == 0 {
 		return []string{unrouted}
 	}
 	var keys []string

@@ -45,7 +45,7 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 			sent++
 		case !d.State.Final():
 			pending++
-		case d.LastError.Class != v1alpha1.ErrorDryRun:
+		case d.LastError.Class != v1alpha1.ErrorDryRun && !spared(&d):
 			failed++
 		}
 		if d.Audit.State == v1alpha1.AuditRecorded {
@@ -112,7 +112,7 @@ func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message
 		case isDryRun(nr):
 			return v1alpha1.ReasonDryRunFailed, "nothing was sent, since mode is DryRun, and could not all be; " + troubles(nr, true)
 		case *s.Failed == 0:
-			return v1alpha1.ReasonSent, fmt.Sprintf("%s accepted the message", count(*s.Total, "channel"))
+			return v1alpha1.ReasonSent, fmt.Sprintf("%s accepted the message", count(*s.Sent, "channel"))
 		case *s.Sent == 0:
 			return v1alpha1.ReasonFailed, troubles(nr, true)
 		}
@@ -130,7 +130,7 @@ func readiness(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message
 		return v1alpha1.ReasonSending, message
 	case isTrue(nr.Spec.Suspend):
 		return v1alpha1.ReasonSuspended, "suspend is set: " + message
-	case waits(nr, now):
+	case waits(nr):
 		return v1alpha1.ReasonPending, fmt.Sprintf("waits for the request %s, which has the same dedup.key: this one is sent where that one reaches no channel", nr.Status.DuplicateOf.Name)
 	case is(v1alpha1.DeliveryRetrying):
 		return v1alpha1.ReasonRetrying, message
@@ -250,7 +250,7 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 		case dry && e.Class == v1alpha1.ErrorDryRun:
 		case dry && was.State != d.State:
 			warn(v1alpha1.ReasonDryRunFailed, "Render", "%s: %s: %s", d.Channel, e.Reason, e.Message)
-		case d.State.Final() && d.State != v1alpha1.DeliverySent && was.State != d.State:
+		case d.State.Final() && d.State != v1alpha1.DeliverySent && was.State != d.State && !spared(&d):
 			warn("DeliveryFailed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
 		case d.State == v1alpha1.DeliverySent && was.State != d.State && e.Class == v1alpha1.ErrorAmbiguous:
 			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and taken as sent: %s", d.Channel, d.Attempts, e.Message)
@@ -294,7 +294,7 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 	case dry:
 		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonDryRun, "Render", "not sent: it is a dry run, and could go to " + count(*after.Summary.Total, "channel")})
 	default:
-		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Total, "channel") + " accepted the message"})
+		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Sent, "channel") + " accepted the message"})
 	}
 	return all
 }

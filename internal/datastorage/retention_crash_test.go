@@ -157,34 +157,33 @@ func expireAndKill(t *testing.T, databaseURL, key string) (done bool) {
 }
 
 func TestReplicasThatExpireAtOnceExpireEachEventOnce(t *testing.T) {
-	onBothBackends(t, func(t *testing.T, databaseURL string) {
-		const events = 6000
-		key, err := ledger.NewKey("example.com/log")
-		if err != nil {
-			t.Fatal(err)
-		}
-		agedLog(t, databaseURL, key, events)
-		var replicas sync.WaitGroup
-		var expired atomic.Int64
-		for range 3 {
-			log := openWithKey(t, databaseURL, key)
-			replicas.Go(func() {
-				for {
-					n, err := log.Expire(t.Context(), time.Now(), 0)
-					if err != nil {
-						t.Error(err)
-					}
-					if n == 0 {
-						return
-					}
-					expired.Add(int64(n))
+	databaseURL := storetest.SharedPostgres(t).NewDatabase(t)
+	const events = 6000
+	key, err := ledger.NewKey("example.com/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	agedLog(t, databaseURL, key, events)
+	var replicas sync.WaitGroup
+	var expired atomic.Int64
+	for range 3 {
+		log := openWithKey(t, databaseURL, key)
+		replicas.Go(func() {
+			for {
+				n, err := log.Expire(t.Context(), time.Now(), 0)
+				if err != nil {
+					t.Error(err)
 				}
-			})
-		}
-		replicas.Wait()
-		if got := expired.Load(); got != events {
-			t.Errorf("the replicas have let %d events expire, want %d", got, events)
-		}
-		wantExpired(t, databaseURL, events)
-	})
+				if n == 0 {
+					return
+				}
+				expired.Add(int64(n))
+			}
+		})
+	}
+	replicas.Wait()
+	if got := expired.Load(); got != events {
+		t.Errorf("the replicas have let %d events expire, want %d", got, events)
+	}
+	wantExpired(t, databaseURL, events)
 }

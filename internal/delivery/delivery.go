@@ -70,6 +70,10 @@ func (r *Reference) String() string {
 	return strings.TrimSpace(r.APIVersion + " " + r.Kind + " " + strings.TrimPrefix(r.Namespace+"/"+r.Name, "/"))
 }
 
+// AcknowledgeLabel is the label of the link by which a person acknowledges a
+// message. It is a credential, and nothing that a message comes from.
+const AcknowledgeLabel = "Acknowledge"
+
 // Link is a labelled URL.
 type Link struct {
 	Label string `json:"label"`

@@ -72,7 +72,7 @@ func alertmanagerOf(m *Message) alertmanagerMessage {
 		alert.Status, alert.EndsAt = "resolved", alert.StartsAt
 	}
 	for _, l := range m.Links {
-		if address := safeURL(l.URL); strings.HasPrefix(address, "http") {
+		if address := safeURL(l.URL); l.Label != AcknowledgeLabel && strings.HasPrefix(address, "http") {
 			alert.GeneratorURL = address
 			break
 		}

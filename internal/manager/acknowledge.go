@@ -74,7 +74,7 @@ func setupAcknowledge(mgr ctrl.Manager, o acknowledgeOptions, requests *controll
 	}
 	return mgr.Add(acknowledge.NewServer(acknowledge.Options{
 		Address: o.BindAddress, CertDir: o.CertDir, Links: links,
-		Requests: mgr.GetAPIReader(), Status: mgr.GetClient().Status(), Subject: requests.AskedSubject,
+		Requests: mgr.GetAPIReader(), Writer: mgr.GetClient(), Subject: requests.AskedSubject,
 		Log: log.WithName("acknowledge"), Registry: metrics.Registry,
 	}))
 }
