@@ -44,6 +44,8 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		}
 		object := objects[d.Channel]
 		key := client.ObjectKeyFromObject(object)
+		// Nothing is taken yet that a template which panics would keep.
+		m, failure := fill(object, message(nr, d.Channel, d.Attempts+1))
 		w, ok := r.sends.acquire(ask{
 			channel: object, config: known[d.Channel].config, request: client.ObjectKeyFromObject(nr),
 			created: nr.CreationTimestamp.Time, lastChance: lastChanceOf(nr, d.Channel, known[d.Channel]),
@@ -63,8 +65,7 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 			continue
 		}
 		begin(d, known[d.Channel], time.Now())
-		var m *delivery.Message
-		m, d.TemplateError = fill(object, message(nr, d.Channel, d.Attempts))
+		d.TemplateError = failure
 		begun = append(begun, attempt{
 			channel: known[d.Channel], name: d.Channel, object: key, number: d.Attempts, sender: sender, message: m, started: d.StartedTime.Time,
 			latest: d.AttemptDeadline.Add(-outcomeGrace / 2),

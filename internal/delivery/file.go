@@ -1,8 +1,8 @@
 package delivery
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -36,7 +36,9 @@ var safeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 // Render implements Renderer.
 func (*File) Render(m *Message) []byte { return encode(m, "  ") }
 
-// Send writes the document and returns when it would survive a loss of power.
+// Send writes the document and returns when it would survive a loss of power. A
+// document that an earlier attempt has written stays as it is, and the receipt is of
+// that one.
 func (f *File) Send(ctx context.Context, m *Message) (Receipt, error) {
 	content := f.Render(m)
 	receipt := ReceiptOf(content)
@@ -51,9 +53,11 @@ func (f *File) Send(ctx context.Context, m *Message) (Receipt, error) {
 		return receipt, err
 	}
 	defer dir.Close()
-	if err := store(dir, m.Key, content); err != nil {
+	stored, err := store(dir, m, content)
+	if err != nil {
 		return receipt, fileError("write file", err, Transient, ReasonWriteFailed)
 	}
+	receipt = ReceiptOf(stored)
 	receipt.ExternalID = path.Join(filepath.ToSlash(f.directory), m.Key+".json")
 	return receipt, nil
 }
@@ -92,39 +96,43 @@ func makeSynced(root *os.Root, directory string) error {
 	return nil
 }
 
-// store puts the content under its final name. The temporary file is not
+// store puts the content under its final name and returns what is there then. The temporary file is not
 // truncated when it is opened: two writers of one key write the same bytes, so
 // that neither can spoil what the other is about to rename.
-func store(dir *os.Root, key string, content []byte) error {
-	name, temporary := key+".json", "."+key+".tmp"
-	if done, err := isStored(dir, name, content); done || err != nil {
-		return err
+func store(dir *os.Root, m *Message, content []byte) ([]byte, error) {
+	name, temporary := m.Key+".json", "."+m.Key+".tmp"
+	if found, err := findStored(dir, name, m); found != nil || err != nil {
+		return found, err
 	}
 	if err := writeSynced(dir, temporary, content); err != nil {
-		return err
+		return nil, err
 	}
 	if err := dir.Rename(temporary, name); err != nil {
-		if done, storedErr := isStored(dir, name, content); done || storedErr != nil {
-			return storedErr
+		if found, findErr := findStored(dir, name, m); found != nil || findErr != nil {
+			return found, findErr
 		}
-		return err
+		return nil, err
 	}
-	return syncDir(dir, ".")
+	return content, syncDir(dir, ".")
 }
 
-// isStored reports whether the file is there already. Whoever renamed it may
-// have died before the directory was on disk, so that this is made up for.
-func isStored(dir *os.Root, name string, content []byte) (bool, error) {
+// findStored returns the document of an earlier attempt, nil where there is none. It
+// may say something else, since a template or a link may have changed meanwhile.
+// Whoever renamed it may have died before the directory was on disk, so that this is
+// made up for.
+func findStored(dir *os.Root, name string, m *Message) ([]byte, error) {
 	found, err := dir.ReadFile(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
+		return nil, nil
 	case err != nil:
-		return false, err
-	case !bytes.Equal(found, content):
-		return false, &Error{Class: Permanent, Reason: ReasonContentConflict, Message: "file exists with other content"}
+		return nil, err
 	}
-	return true, syncDir(dir, ".")
+	var d document
+	if json.Unmarshal(found, &d) != nil || d.ID != m.Key || d.Request.UID != m.RequestUID {
+		return nil, &Error{Class: Permanent, Reason: ReasonContentConflict, Message: "a file of that name exists that is not this message"}
+	}
+	return found, syncDir(dir, ".")
 }
 
 func writeSynced(dir *os.Root, name string, content []byte) (err error) {

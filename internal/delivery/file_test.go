@@ -85,6 +85,23 @@ func TestFileWithOtherContentIsKept(t *testing.T) {
 	}
 }
 
+func TestFileOfAnEarlierAttemptStaysAsItIs(t *testing.T) {
+	root, m := t.TempDir(), fixedMessage()
+	f := newFile(t, root, "")
+	first, err := f.Send(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Subject = "the channel's template has changed"
+	second, err := f.Send(t.Context(), m)
+	if err != nil || second != first {
+		t.Errorf("got %+v, %v, want the receipt of what is there: %+v", second, err, first)
+	}
+	if got, err := os.ReadFile(filepath.Join(root, m.Key+".json")); err != nil || string(got) != wantDocument {
+		t.Errorf("file is now %q, %v", got, err)
+	}
+}
+
 func TestFileTakesOverWhatACrashLeft(t *testing.T) {
 	for name, left := range map[string]string{
 		"nothing": "", "a part": wantDocument[:20], "more": wantDocument + strings.Repeat("x", 100), "other text": strings.Repeat("y", 50),
