@@ -29,14 +29,14 @@ type probeBench struct {
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
 	calls   atomic.Int32
 	answer  func(context.Context, *delivery.Message) (delivery.Receipt, error)
-	opened  []types.NamespacedName
+	opened  chan types.NamespacedName
 }
 
 func newProbeBench(t *testing.T, change ...func(*v1alpha1.NotificationChannel)) *probeBench {
 	t.Helper()
 	object := newChannel(change...)
 	object.Spec.Type = v1alpha1.ChannelConsole // a sender of the test's own
-	b := &probeBench{t: t, answer: func(context.Context, *delivery.Message) (delivery.Receipt, error) {
+	b := &probeBench{t: t, opened: make(chan types.NamespacedName, 10), answer: func(context.Context, *delivery.Message) (delivery.Receipt, error) {
 		return delivery.Receipt{ExternalID: "msg-1"}, nil
 	}}
 	var channels *Channels
@@ -55,7 +55,7 @@ func (b *probeBench) restart() {
 	b.t.Helper()
 	b.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
 	b.t.Cleanup(b.queue.ShutDown)
-	b.Health = &ChannelHealth{opened: func(key types.NamespacedName) { b.opened = append(b.opened, key) }}
+	b.Health = &ChannelHealth{opened: func(key types.NamespacedName) { b.opened <- key }}
 	if err := b.Health.wake.start(b.t.Context(), b.queue); err != nil {
 		b.t.Fatal(err)
 	}
@@ -260,5 +260,5 @@ func TestProbeThatArrivesClosesTheCircuit(t *testing.T) {
 	b.look()
 	b.answered()
 	equal(t, "after", b.stored().Status.Circuit, v1alpha1.ChannelCircuit{State: v1alpha1.CircuitClosed})
-	equal(t, "told", b.opened, []types.NamespacedName{place})
+	equal(t, "told", <-b.opened, place)
 }
