@@ -19,6 +19,9 @@ type RequestType string
 // +kubebuilder:validation:Enum=Critical;High;Medium;Low
 type Priority string
 
+// PriorityCritical is that of messages which no quiet hours hold back.
+const PriorityCritical Priority = "Critical"
+
 // AmbiguousPolicy says what becomes of an attempt whose outcome nobody can know.
 //
 // +kubebuilder:validation:Enum=Retry;Hold;AssumeSent

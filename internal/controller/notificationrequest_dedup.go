@@ -93,9 +93,8 @@ func waits(nr *v1alpha1.NotificationRequest) bool {
 // has reached no channel yet: not where nobody knows when that ends, where it ends
 // too late for nr to be sent in its place, or where nr is what passes quiet hours.
 func waitsFor(nr, other *v1alpha1.NotificationRequest) bool {
-	const critical = "Critical"
 	return other.Status.FinishedTime == nil && !isTrue(other.Spec.Suspend) &&
-		(nr.Spec.Priority != critical || other.Spec.Priority == critical) &&
+		(nr.Spec.Priority != v1alpha1.PriorityCritical || other.Spec.Priority == v1alpha1.PriorityCritical) &&
 		!lastDeadline(other).After(lastDeadline(nr).Add(nr.Spec.Dedup.Window.Value()))
 }
 

@@ -2,14 +2,17 @@ package controller
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/internal/delivery"
 )
 
@@ -105,6 +108,13 @@ func TestNobodyIsCalledOnceSomebodyHasAcknowledged(t *testing.T) {
 	if d := l.plan(); slices.Contains(d.due, pager) {
 		t.Errorf("paged an hour after Ada acknowledged")
 	}
+	d := l.delivery(pager)
+	equal(t, "state", string(d.State)+" "+d.LastError.Reason, "Skipped Acknowledged")
+	equal(t, "event", d.Audit.EventID, audit.EventID(audit.TypeMessageFailed, string(l.nr.UID), pager).String())
+	summarize(l.nr, l.now)
+	equal(t, "summary", []int32{*l.nr.Status.Summary.Sent, *l.nr.Status.Summary.Failed, *l.nr.Status.Summary.Pending}, []int32{1, 0, 0})
+	ready := meta.FindStatusCondition(l.nr.Status.Conditions, v1alpha1.ConditionReady)
+	equal(t, "ready", ready.Reason+": "+ready.Message, "Sent: 1 channel accepted the message")
 }
 
 func TestMaskedCorrelationIDsJoinNoIncidents(t *testing.T) {
@@ -169,5 +179,36 @@ func TestARequestWaitsForNoneThatEndsTooLateForIt(t *testing.T) {
 			nr := newRequest(dup)
 			equal(t, "waits", duplicateOf(nr, []v1alpha1.NotificationRequest{*o}, p.now).Name != "", name == "may be sent in time")
 		})
+	}
+}
+
+func TestARequestThatOnlyTheConsoleAcceptedSaysThatNobodyWasAsked(t *testing.T) {
+	l := askingLab(t, withChannels(v1alpha1.ConsoleChannel), func(nr *v1alpha1.NotificationRequest) { nr.Spec.Acknowledge.EscalateTo = nil })
+	l.channels[v1alpha1.ConsoleChannel] = channel{kind: v1alpha1.ChannelConsole, idempotent: true, timeout: consoleTimeout}
+	l.attempt(v1alpha1.ConsoleChannel, nil)
+	equal(t, "finished", l.nr.Status.FinishedTime != nil, true)
+	c := l.acknowledgedCondition()
+	equal(t, "condition", string(c.Status)+" "+c.Reason, "False NotAsked")
+}
+
+func TestThePageOfALinkShowsNoSecretOfTheSubject(t *testing.T) {
+	secret := "ghp_" + strings.Repeat("a1B2", 9)
+	nr := newRequest(func(nr *v1alpha1.NotificationRequest) { nr.Spec.Subject = "rotate " + secret })
+	r := &NotificationRequestReconciler{}
+	if got := r.AskedSubject(nr); strings.Contains(got, secret) || !strings.HasPrefix(got, "rotate ") {
+		t.Errorf("the page shows %q", got)
+	}
+	equal(t, "the request itself", nr.Spec.Subject, "rotate "+secret)
+}
+
+func TestADryRunNamesTheTemplatesThatItCouldNotUse(t *testing.T) {
+	c := newChannel(func(c *v1alpha1.NotificationChannel) {
+		c.Spec.Template = v1alpha1.MessageTemplate{Subject: "{{ .Sbject }}"}
+	})
+	b := newBench(t, newRequest(withChannels(ops), dryRun), c)
+	b.mustLook()
+	ready := meta.FindStatusCondition(b.stored().Status.Conditions, v1alpha1.ConditionReady)
+	if ready.Reason != v1alpha1.ReasonDryRun || !strings.Contains(ready.Message, "without the template of ops: ") || !strings.Contains(ready.Message, "Sbject") {
+		t.Errorf("Ready is %s: %s", ready.Reason, ready.Message)
 	}
 }

@@ -27,8 +27,9 @@ type WebhookConfig struct {
 	Content WebhookFormat
 }
 
-// Webhook posts messages as JSON, in a format of the receiver's. The request carries the idempotency key as
-// Idempotency-Key and webhook-id, and is signed as Standard Webhooks describes.
+// Webhook posts messages as JSON, in a format of the receiver's. The request carries
+// the idempotency key as Idempotency-Key and webhook-id, and is signed as Standard
+// Webhooks describes.
 type Webhook struct {
 	client *Client
 	signer *standardwebhooks.Webhook // nil: not signed

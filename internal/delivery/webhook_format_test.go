@@ -132,6 +132,16 @@ func alertmanagerPost(t *testing.T, m *delivery.Message) alertmanagerWebhook {
 	return got
 }
 
+func TestAnAlertDoesNotComeFromTheLinkByWhichItIsAcknowledged(t *testing.T) {
+	m := fixedMessage()
+	m.Links = []delivery.Link{
+		{Label: delivery.AcknowledgeLabel, URL: "https://notify.example.com/acknowledge/token"}, {Label: "graph", URL: "https://grafana.example.com/d/1"},
+	}
+	if got := alertmanagerPost(t, m).Alerts[0].GeneratorURL; got != "https://grafana.example.com/d/1" {
+		t.Errorf("generatorURL is %q", got)
+	}
+}
+
 func TestAReceiverOfAlertmanagerTakesIt(t *testing.T) {
 	labelName := regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 	for name, m := range formatMessages() {

@@ -91,7 +91,7 @@ func (d *Decision) add(nr *v1alpha1.NotificationRequest, r prepared, ref v1alpha
 		Name: ref.Name, Namespace: ref.Namespace,
 		Route: v1alpha1.RouteReference{Name: r.route.Name, UID: string(r.route.UID), Generation: r.route.Generation},
 	}
-	if until := quietUntil(r.route.Spec.QuietHours, at.In(r.zone)); until.After(at) && nr.Spec.Priority != "Critical" {
+	if until := quietUntil(r.route.Spec.QuietHours, at.In(r.zone)); until.After(at) && nr.Spec.Priority != v1alpha1.PriorityCritical {
 		channel.QuietUntil = new(metav1.NewTime(until.UTC()))
 	}
 	d.Channels = append(d.Channels, channel)
