@@ -50,6 +50,12 @@ type Message struct {
 	Links         []Link
 	Fields        map[string]string
 
+	// Follows is the ExternalID of an earlier message on the same channel, which this
+	// one replies to, or where Replaces is true takes the place of. Empty: it stands by
+	// itself, as it does on a channel that knows of neither.
+	Follows  string
+	Replaces bool
+
 	// Attempt counts from 1. It is for logs and never part of the content.
 	Attempt int32
 }

@@ -65,6 +65,7 @@ const (
 	ReasonTooEarly         = "TooEarly"
 	ReasonRateLimited      = "RateLimited"
 	ReasonRejected         = "Rejected"
+	ReasonCannotFollow     = "CannotFollow"
 	ReasonServerError      = "ServerError"
 	ReasonUnexpectedStatus = "UnexpectedStatus"
 
@@ -99,6 +100,10 @@ type Error struct {
 	// the same: of every ambiguous attempt, and of answers such as 502 or 504
 	// that someone on the way may have given in the receiver's name.
 	MaybeDelivered bool
+
+	// CannotFollow says that the channel refused nothing but that the message follows
+	// another: by itself it can be sent. It was not delivered.
+	CannotFollow bool
 
 	Err error // the cause where it is worth testing with errors.Is; may be nil
 }

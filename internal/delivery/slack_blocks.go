@@ -23,13 +23,25 @@ const (
 	slackNote    = 500
 )
 
-// slackMessage is what both the webhook and chat.postMessage take.
+// slackMessage is what the webhook, chat.postMessage and chat.update take.
 type slackMessage struct {
-	Channel     string       `json:"channel,omitempty"`
-	Text        string       `json:"text"` // of notifications, and where blocks are not shown
-	Blocks      []slackBlock `json:"blocks"`
-	UnfurlLinks bool         `json:"unfurl_links"`
-	UnfurlMedia bool         `json:"unfurl_media"`
+	Channel string `json:"channel,omitempty"`
+
+	// TS is that of the message to replace, ThreadTS that of the one to reply to.
+	TS       string `json:"ts,omitempty"`
+	ThreadTS string `json:"thread_ts,omitempty"`
+	// ReplyBroadcast shows a reply in the channel too.
+	ReplyBroadcast bool `json:"reply_broadcast,omitempty"`
+
+	Text   string       `json:"text"` // of notifications, and where blocks are not shown
+	Blocks []slackBlock `json:"blocks"`
+
+	// Parse is none where a message is replaced: the default is another one there.
+	Parse string `json:"parse,omitempty"`
+
+	// What follows is for posting alone, false and there.
+	UnfurlLinks *bool `json:"unfurl_links,omitempty"`
+	UnfurlMedia *bool `json:"unfurl_media,omitempty"`
 }
 
 type slackBlock struct {
@@ -73,7 +85,27 @@ func encodeSlack(m *Message, channel string) []byte {
 	if m.Priority != "" {
 		text = "[" + fit(oneLine(m.Priority), slackFact, escapeMrkdwn) + "] " + text
 	}
-	return encodeJSON(slackMessage{Channel: channel, Text: text, Blocks: blocks}, "")
+	message := slackMessage{Channel: channel, Text: text, Blocks: blocks}
+	switch id, ts := slackFollowed(m, channel); {
+	case ts != "" && m.Replaces:
+		message.Channel, message.TS, message.Parse = id, ts, "none"
+		return encodeJSON(message, "")
+	case ts != "":
+		message.Channel, message.ThreadTS = id, ts
+		message.ReplyBroadcast = m.Priority == "Critical" || m.Priority == "High"
+	}
+	message.UnfurlLinks, message.UnfurlMedia = new(false), new(false)
+	return encodeJSON(message, "")
+}
+
+// slackFollowed takes the receipt of the message that m follows apart. The time stamp
+// is empty for none, and for a webhook, which can neither reply nor replace.
+func slackFollowed(m *Message, channel string) (id, ts string) {
+	if channel == "" {
+		return "", ""
+	}
+	id, ts, _ = strings.Cut(m.Follows, "/")
+	return id, ts
 }
 
 func section(text slackText) slackBlock { return slackBlock{Type: "section", Text: &text} }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // slackMarkup is all that Slack may find between < and > in a formatted text.
@@ -27,6 +29,9 @@ func FuzzSlackMessage(f *testing.F) {
 			f.Add("subject "+body, body, "label", "https://runbook.example/?a=1&b=<2>|3", "value "+body, markup)
 		}
 	}
+	f.Add("subject", "body", "C0123456789/1503435956.000247", "https://runbook.example", "Critical", true)
+	f.Add("subject", "body", "C1/\xff\"/", "https://runbook.example", "High", false)
+	f.Add("subject", "body", "/", "https://runbook.example", "Low", false)
 	f.Fuzz(func(t *testing.T, subject, body, label, address, value string, markup bool) {
 		m := &Message{
 			Key: "key", Namespace: "payments", Name: "disk-full", Subject: subject, Body: body, Priority: value, Severity: label,
@@ -38,6 +43,7 @@ func FuzzSlackMessage(f *testing.F) {
 		}
 		start := time.Now()
 		content := encodeSlack(m, "")
+		checkSlackFollowUp(t, m, label)
 		if took := time.Since(start); took > 10*time.Second {
 			t.Errorf("it took %s", took)
 		}
@@ -56,6 +62,39 @@ func FuzzSlackMessage(f *testing.F) {
 			checkSlackBlock(t, i, b)
 		}
 	})
+}
+
+// checkSlackFollowUp fails where a message that follows another has other texts, or
+// goes elsewhere than it should.
+func checkSlackFollowUp(t *testing.T, m *Message, receipt string) {
+	t.Helper()
+	var alone, reply, update slackMessage
+	for _, c := range []struct {
+		into     *slackMessage
+		follows  string
+		replaces bool
+	}{{&alone, "", false}, {&reply, receipt, false}, {&update, receipt, true}} {
+		m.Follows, m.Replaces = c.follows, c.replaces
+		if err := json.Unmarshal(encodeSlack(m, "C1"), c.into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.Follows, m.Replaces = "", false
+	id, ts, _ := strings.Cut(strings.ToValidUTF8(receipt, "\ufffd"), "/")
+	want := alone
+	if ts != "" {
+		want.Channel, want.ThreadTS = id, ts
+		want.ReplyBroadcast = m.Priority == "High" || m.Priority == "Critical"
+	}
+	if diff := cmp.Diff(want, reply); diff != "" {
+		t.Errorf("a reply to %q, want (-) and got (+):\n%s", receipt, diff)
+	}
+	if want = alone; ts != "" {
+		want.Channel, want.TS, want.Parse, want.UnfurlLinks, want.UnfurlMedia = id, ts, "none", nil, nil
+	}
+	if diff := cmp.Diff(want, update); diff != "" {
+		t.Errorf("a message in place of %q, want (-) and got (+):\n%s", receipt, diff)
+	}
 }
 
 func checkSlackBlock(t *testing.T, i int, b slackBlock) {
@@ -105,6 +144,7 @@ func FuzzSlackAnswer(f *testing.F) {
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 404 Not Found\r\nContent-Length: 10\r\n\r\nno_service",
 		"HTTP/1.1 200 OK\r\n\r\n{\"ok\":true,\"channel\":\"C1\",\"ts\":\"1.2\"}", "HTTP/1.1 200 OK\r\n\r\n{\"ok\":false,\"error\":\"pathSecret1\"}",
 		"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 30\r\n\r\n{\"ok\":false,\"error\":\"ratelimited\"}",
+		"HTTP/1.1 200 OK\r\n\r\n{\"ok\":false,\"error\":\"thread_not_found\"}",
 		"HTTP/1.1 200 OK\r\n\r\n{\"ok\":false,\"error\":\"invalid_blocks\",\"response_metadata\":{\"messages\":[\"\",\"headerSecret4\"]}}",
 	} {
 		f.Add([]byte(answer), true)
@@ -122,13 +162,16 @@ func FuzzSlackAnswer(f *testing.F) {
 			t.Fatal(err)
 		}
 		receiver := answered(slack.client, answer)
-		receipt, err := slack.Send(t.Context(), &Message{Key: "key"})
+		receipt, err := slack.Send(t.Context(), &Message{Key: "key", Follows: "C1/1503435956.000247"})
 		<-receiver
 		checkShown(t, receipt.ExternalID)
 		if err != nil {
 			checkError(t, err)
 			if receipt.ExternalID != "" {
 				t.Errorf("a receipt with the error %v", err)
+			}
+			if e := Classify(err); e.CannotFollow && (!bot || e.MaybeDelivered || e.Class != Transient) {
+				t.Errorf("bot %t: sent by itself after %+v", bot, e)
 			}
 		}
 	})

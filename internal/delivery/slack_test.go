@@ -19,7 +19,7 @@ func slackOf(t *testing.T, s *standin.Slack, bot bool) *delivery.Slack {
 	t.Helper()
 	c := delivery.SlackConfig{Endpoint: delivery.Endpoint{URL: s.URL + "/services/alerts"}}
 	if bot {
-		c = delivery.SlackConfig{Endpoint: delivery.Endpoint{URL: s.URL + "/api/chat.postMessage"}, Token: "xoxb-valid", Channel: "#alerts"}
+		c = delivery.SlackConfig{Endpoint: delivery.Endpoint{URL: s.URL + "/api"}, Token: "xoxb-valid", Channel: "#alerts"}
 	}
 	sender, err := delivery.NewSlack(newHTTP(t, loopback...), c)
 	if err != nil {
@@ -106,8 +106,8 @@ func TestSlackReceiptIsWhatSlackGives(t *testing.T) {
 	}
 }
 
-// words are all that Slack documents for a webhook or for chat.postMessage, by what
-// has to become of them.
+// words are all that Slack documents for a webhook, for chat.postMessage or for
+// chat.update, by what has to become of them.
 var slackWords = map[outcome][]string{
 	{Class: delivery.Config, Reason: delivery.ReasonUnauthorized}: {
 		"invalid_token", "invalid_auth", "not_authed", "token_revoked", "token_expired", "account_inactive",
@@ -116,17 +116,17 @@ var slackWords = map[outcome][]string{
 		"missing_scope", "not_allowed_token_type", "no_permission", "not_in_channel", "team_disabled", "action_prohibited",
 		"posting_to_general_channel_denied", "restricted_action", "restricted_action_read_only_channel",
 		"restricted_action_thread_only_channel", "restricted_action_non_threadable_channel", "restricted_action_thread_locked",
-		"messages_tab_disabled", "access_denied", "accesslimited", "ekm_access_denied", "enterprise_is_restricted",
+		"messages_tab_disabled", "posting_to_channel_denied", "access_denied", "accesslimited", "ekm_access_denied", "enterprise_is_restricted",
 		"team_access_not_granted", "org_login_required", "two_factor_setup_required", "as_user_not_supported",
 		"slack_connect_file_link_sharing_blocked", "slack_connect_canvas_sharing_blocked", "slack_connect_lists_sharing_blocked",
 	},
 	{Class: delivery.Config, Reason: delivery.ReasonNotFound}: {
 		"channel_not_found", "user_not_found", "team_not_found", "no_service", "no_service_id", "no_active_hooks", "no_team",
 	},
-	{Class: delivery.Config, Reason: delivery.ReasonGone}: {"channel_is_archived", "is_archived"},
+	{Class: delivery.Config, Reason: delivery.ReasonGone}: {"channel_is_archived", "is_archived", "is_inactive"},
 	{Class: delivery.Permanent, Reason: delivery.ReasonBadRequest}: {
 		"invalid_payload", "invalid_blocks", "invalid_blocks_format", "no_text", "too_many_attachments", "too_many_contact_cards",
-		"invalid_arguments", "invalid_arg_name", "invalid_array_arg", "invalid_charset", "missing_charset", "invalid_form_data",
+		"invalid_attachments", "invalid_arguments", "invalid_arg_name", "invalid_array_arg", "invalid_charset", "missing_charset", "invalid_form_data",
 		"invalid_post_type", "missing_post_type", "invalid_json", "json_not_object",
 	},
 	{Class: delivery.Permanent, Reason: delivery.ReasonTooLarge}: {"msg_too_long", "msg_blocks_too_long", "attachment_payload_limit_exceeded"},
@@ -135,8 +135,8 @@ var slackWords = map[outcome][]string{
 	},
 	{Class: delivery.Transient, Reason: delivery.ReasonRateLimited}:              {"ratelimited", "rate_limited", "message_limit_exceeded"},
 	{Class: delivery.Transient, Reason: delivery.ReasonRequestTimeout}:           {"request_timeout"},
-	{Class: delivery.Transient, Reason: delivery.ReasonServerError}:              {"service_unavailable", "team_added_to_org"},
-	{Class: delivery.Transient, Reason: delivery.ReasonServerError, Maybe: true}: {"internal_error", "fatal_error", "rollup_error"},
+	{Class: delivery.Transient, Reason: delivery.ReasonServerError}:              {"service_unavailable", "team_added_to_org", "external_channel_migrating"},
+	{Class: delivery.Transient, Reason: delivery.ReasonServerError, Maybe: true}: {"internal_error", "fatal_error", "rollup_error", "update_failed"},
 }
 
 func TestEveryWordOfSlackHasAClassAndSaysWhatToDo(t *testing.T) {

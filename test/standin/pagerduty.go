@@ -1,16 +1,8 @@
 package standin
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"regexp"
 	"slices"
@@ -58,61 +50,11 @@ type PagerDuty struct {
 // NewPagerDuty starts a PagerDuty that ends with the test.
 func NewPagerDuty(tb testing.TB) *PagerDuty {
 	p := &PagerDuty{key: PagerDutyKey}
-	plain, secure := newServer(tb, p), newServer(tb, p)
+	plain := newServer(tb, p)
 	plain.Start()
-	secure.TLS = &tls.Config{Certificates: []tls.Certificate{p.certify(tb)}, MinVersion: tls.VersionTLS12}
-	secure.StartTLS()
-	proxy := newServer(tb, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		connect(w, r, secure.Listener.Addr().String())
-	}))
-	proxy.Start()
-	p.URL, p.Proxy = plain.URL+"/v2/enqueue", proxy.URL
+	p.URL = plain.URL + "/v2/enqueue"
+	p.Proxy, p.CA = impersonate(tb, p, "events.pagerduty.com", "events.eu.pagerduty.com")
 	return p
-}
-
-func (p *PagerDuty) certify(tb testing.TB) tls.Certificate {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"events.pagerduty.com", "events.eu.pagerduty.com"},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p.CA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-// connect joins a connection that asks for another one to the server at an address.
-func connect(w http.ResponseWriter, r *http.Request, address string) {
-	if r.Method != http.MethodConnect {
-		w.WriteHeader(http.StatusMethodNotAllowed)
-		return
-	}
-	out, err := (&net.Dialer{}).DialContext(r.Context(), "tcp", address)
-	if err != nil {
-		w.WriteHeader(http.StatusBadGateway)
-		return
-	}
-	defer out.Close()
-	in, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
-	}
-	defer in.Close()
-	_, _ = io.WriteString(in, "HTTP/1.1 200 Connected\r\n\r\n")
-	var both sync.WaitGroup
-	for from, to := range map[net.Conn]net.Conn{in: out, out: in} {
-		both.Go(func() {
-			_, _ = io.Copy(to, from)
-			_ = to.Close()
-		})
-	}
-	both.Wait()
 }
 
 // SetKey makes a routing key the only valid one.

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,20 +18,34 @@ import (
 type SlackMessage struct {
 	Channel  string // its ID
 	Key      string // the ID of the first block
-	Content  []byte // as it came
+	TS       string
+	Thread   string // the TS of the message that it is a reply to
+	Shown    bool   // in the channel, as every message that is no reply
+	Updates  int    // how often it was replaced
+	Content  []byte // as it came last
 	Mentions []string
 }
 
+// ID is the receipt for the message.
+func (m SlackMessage) ID() string { return m.Channel + "/" + m.TS }
+
 // Slack takes messages at incoming webhooks, /services/CHANNEL, and at
-// /api/chat.postMessage. It may be used from any goroutine.
+// /api/chat.postMessage, and replaces them at /api/chat.update. It may be used from any
+// goroutine.
 type Slack struct {
 	URL string
+
+	// Proxy leads every connection to it, as slack.com, for whose name CA has signed.
+	Proxy string
+	CA    []byte
 
 	mu       sync.Mutex
 	token    string
 	channels map[string]string // IDs by name
 	answers  []func(w http.ResponseWriter, bot bool)
 	messages []SlackMessage
+	posted   int
+	lose     bool
 }
 
 // NewSlack starts a Slack with the channels #general (C0000000001) and #alerts
@@ -40,6 +55,7 @@ func NewSlack(tb testing.TB) *Slack {
 	server := newServer(tb, s)
 	server.Start()
 	s.URL = server.URL
+	s.Proxy, s.CA = impersonate(tb, s, "slack.com")
 	return s
 }
 
@@ -55,6 +71,20 @@ func (s *Slack) Messages() []SlackMessage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]SlackMessage(nil), s.messages...)
+}
+
+// Delete deletes a message.
+func (s *Slack) Delete(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.messages = slices.DeleteFunc(s.messages, func(m SlackMessage) bool { return m.ID() == id })
+}
+
+// Lose has the next message taken and its answer lost.
+func (s *Slack) Lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lose = true
 }
 
 // Refuse has the next requests answered with these words, each once.
@@ -90,7 +120,7 @@ func (s *Slack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	bot := r.URL.Path == "/api/chat.postMessage"
+	method, bot := strings.CutPrefix(r.URL.Path, "/api/chat.")
 	if len(s.answers) > 0 {
 		s.answers[0](w, bot)
 		s.answers = s.answers[1:]
@@ -104,24 +134,78 @@ func (s *Slack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m := SlackMessage{Content: body}
 	word := ""
 	if bot {
-		word = s.authorize(r)
+		if word = s.authorize(r); word == "" && method != "postMessage" && method != "update" {
+			word = "unknown_method"
+		}
 	} else if m.Channel = s.channel(strings.TrimPrefix(r.URL.Path, "/services/")); m.Channel == "" {
 		word = "no_service"
 	}
 	if word == "" {
 		word = s.take(&m, bot)
 	}
+	if word == "" && bot {
+		word = s.put(&m, method == "update")
+	} else if word == "" {
+		s.messages = append(s.messages, m)
+	}
 	if word != "" {
 		refuse(w, bot, word)
 		return
 	}
-	s.messages = append(s.messages, m)
+	if s.lose {
+		s.lose = false
+		panic(http.ErrAbortHandler)
+	}
 	if bot {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
-		fmt.Fprintf(w, `{"ok":true,"channel":%q,"ts":"1503435956.%06d","message":{"type":"message","text":"shortened"}}`, m.Channel, len(s.messages))
+		fmt.Fprintf(w, `{"ok":true,"channel":%q,"ts":%q,"message":{"type":"message","text":"shortened"}}`, m.Channel, m.TS)
 		return
 	}
 	_, _ = io.WriteString(w, "ok")
+}
+
+// put puts a bot's message where it asks to be, in place of another or with it, and
+// returns the word for why it cannot be there.
+func (s *Slack) put(m *SlackMessage, update bool) string {
+	var where struct {
+		Channel        string `json:"channel"`
+		TS             string `json:"ts"`
+		ThreadTS       string `json:"thread_ts"`
+		ReplyBroadcast bool   `json:"reply_broadcast"`
+		Text           string `json:"text"`
+		Parse          string `json:"parse"`
+	}
+	_ = json.Unmarshal(m.Content, &where) // it was read before
+	if !update {
+		if where.ThreadTS != "" && !slices.ContainsFunc(s.messages, func(o SlackMessage) bool {
+			return o.Channel == m.Channel && o.TS == where.ThreadTS && o.Thread == ""
+		}) {
+			return "thread_not_found"
+		}
+		s.posted++
+		m.TS, m.Thread = fmt.Sprintf("1503435956.%06d", s.posted), where.ThreadTS
+		m.Shown = where.ThreadTS == "" || where.ReplyBroadcast
+		s.messages = append(s.messages, *m)
+		return ""
+	}
+	i := slices.IndexFunc(s.messages, func(o SlackMessage) bool { return o.Channel == m.Channel && o.TS == where.TS })
+	switch {
+	case where.Channel != m.Channel: // only its ID will do
+		return "channel_not_found"
+	case i < 0:
+		return "message_not_found"
+	case where.ReplyBroadcast:
+		return "no_dual_broadcast_content_update"
+	case where.Parse != "none" && where.Parse != "full":
+		m.Mentions = append(m.Mentions, mentions(where.Text, false)...)
+	}
+	if characters(where.Text) > 4000 {
+		return "msg_too_long"
+	}
+	old := s.messages[i]
+	m.TS, m.Thread, m.Shown, m.Updates = old.TS, old.Thread, old.Shown, old.Updates+1
+	s.messages[i] = *m
+	return ""
 }
 
 func (s *Slack) authorize(r *http.Request) string {
