@@ -82,6 +82,8 @@ type WebhookChannel struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.webhookURLSecretRef) != has(self.botTokenSecretRef)",message="needs exactly one of webhookURLSecretRef and botTokenSecretRef"
 // +kubebuilder:validation:XValidation:rule="has(self.channel) == has(self.botTokenSecretRef)",message="needs channel where it has botTokenSecretRef, and must not have it otherwise"
+// +kubebuilder:validation:XValidation:rule="!has(self.followUps) || self.followUps == 'Separate' || has(self.botTokenSecretRef)",message="needs botTokenSecretRef where followUps is Reply or Update: a webhook can neither reply nor update"
+// +kubebuilder:validation:XValidation:rule="!has(self.followUps) || self.followUps == 'Separate' || !has(self.channel) || self.channel.matches('^[CDG][A-Z0-9]+$')",message="needs channel to be an ID, such as C0123456789, where followUps is Reply or Update"
 type SlackChannel struct {
 	// webhookURLSecretRef is where the incoming webhook's URL is kept. It is a
 	// credential, and leads to one channel.
@@ -100,6 +102,16 @@ type SlackChannel struct {
 	// +kubebuilder:validation:MaxLength=81
 	// +kubebuilder:validation:XValidation:rule="self.matches('^#?[^#@<>&,|[:space:][:cntrl:]]+$')",message="must be a channel's ID, such as C0123456789, or its name"
 	Channel string `json:"channel,omitempty"`
+
+	// followUps says how a message is shown that follows others: one whose request
+	// has the correlationID of an earlier request of its namespace with a message in
+	// the channel. Separate: as a message of its own. Reply: in the thread of the
+	// first of them, and in the channel too where its priority is High or Critical.
+	// Update: a StatusUpdate or a Completion takes the place of the first, which
+	// notifies nobody; anything else is a reply. Both need a bot, and channel as an ID.
+	// +optional
+	// +default="Separate"
+	FollowUps FollowUpMode `json:"followUps,omitempty"`
 }
 
 // TeamsChannel hands the message to a workflow of Microsoft Teams, which posts it.

@@ -168,6 +168,32 @@ type AttemptFailure struct {
 	Audit AuditRecord `json:"audit,omitzero"`
 }
 
+// FollowUpMode says how a message is shown that follows an earlier one.
+//
+// +kubebuilder:validation:Enum=Separate;Reply;Update
+type FollowUpMode string
+
+// How a message is shown that follows an earlier one.
+const (
+	FollowUpSeparate FollowUpMode = "Separate"
+	FollowUpReply    FollowUpMode = "Reply"
+	FollowUpUpdate   FollowUpMode = "Update"
+)
+
+// FollowUp says which earlier message on the channel a message follows, and how.
+type FollowUp struct {
+	// mode is Reply or Update as decided for the first attempt, or Separate where it
+	// turned out that neither can be.
+	// +required
+	Mode FollowUpMode `json:"mode,omitempty"`
+
+	// externalID is the channel's receipt for the earlier message.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	ExternalID string `json:"externalID,omitempty"`
+}
+
 // Delivery is the message on its way to one channel.
 type Delivery struct {
 	// channel is the channel's name.
@@ -188,7 +214,8 @@ type Delivery struct {
 	State DeliveryState `json:"state,omitempty"`
 
 	// idempotent says whether the channel acts once on a message that it is sent
-	// twice, as configured when the latest attempt began.
+	// twice, as configured when the latest attempt began. A message that takes the
+	// place of another may be sent twice.
 	// +optional
 	Idempotent *bool `json:"idempotent,omitempty"`
 
@@ -198,7 +225,8 @@ type Delivery struct {
 	Attempts int32 `json:"attempts,omitempty"`
 
 	// uncountedAttempts is how many of the attempts failed because of the channel's
-	// configuration and are not held against retry.maxAttempts.
+	// configuration, or of what the message follows, and are not held against
+	// retry.maxAttempts.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	UncountedAttempts int32 `json:"uncountedAttempts,omitempty"`
@@ -229,6 +257,11 @@ type Delivery struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	ExternalID string `json:"externalID,omitempty"`
+
+	// followUp is the earlier message that this one follows, where the channel shows
+	// messages with one correlationID together. It is decided with the first attempt.
+	// +optional
+	FollowUp FollowUp `json:"followUp,omitzero"`
 
 	// contentDigest is the SHA-256 of what was last sent, or in a dry run would have
 	// been.

@@ -208,7 +208,7 @@ func (g *gate) judge(o outcome) {
 	switch {
 	case o.err != nil && o.config != g.config:
 		// It says nothing about the configuration that there is now.
-	case o.err == nil, o.err.Class == delivery.Permanent:
+	case o.err == nil, o.err.Class == delivery.Permanent, o.err.CannotFollow:
 		// The channel has answered; a refusal was about the message.
 		g.close()
 	case o.err.RetryAfter > 0 && (o.err.Reason == delivery.ReasonRateLimited || o.err.Reason == delivery.ReasonServerError):

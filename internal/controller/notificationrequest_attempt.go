@@ -57,6 +57,9 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 			continue
 		}
 		sender, err := r.Channels.sender(ctx, object)
+		if err == nil {
+			err = r.follow(ctx, nr, d, object)
+		}
 		if err != nil {
 			r.sends.cancel(key)
 			d.LastError = unusable(key, err)
@@ -66,6 +69,7 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		}
 		begin(d, known[d.Channel], time.Now())
 		d.TemplateError = failure
+		join(m, d)
 		begun = append(begun, attempt{
 			channel: known[d.Channel], name: d.Channel, object: key, number: d.Attempts, sender: sender, message: m, started: d.StartedTime.Time,
 			latest: d.AttemptDeadline.Add(-outcomeGrace / 2),
@@ -74,12 +78,12 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 	return begun
 }
 
-// unusable is why no sender could be made of a channel.
+// unusable is why no attempt could be prepared on a channel.
 func unusable(channel types.NamespacedName, err error) v1alpha1.DeliveryError {
 	if e, ok := errors.AsType[*delivery.Error](err); ok {
 		return blocked(e.Reason, "%s", e.Message)
 	}
-	return unreadable("a Secret of the channel", channel, err)
+	return unreadable("what an attempt needs of the channel", channel, err)
 }
 
 // giveUp gives up attempts whose intent was not committed, as far as is known.

@@ -16,6 +16,7 @@ type rehearsal struct {
 	kind          v1alpha1.ChannelType
 	content       delivery.Receipt
 	templateError string
+	followUp      v1alpha1.FollowUp
 	// trouble is why the message could not be sent now, zero where it could.
 	trouble v1alpha1.DeliveryError
 }
@@ -40,13 +41,18 @@ func (r *NotificationRequestReconciler) rehearseOn(ctx context.Context, nr *v1al
 	if ch.blocked.Class != "" {
 		return o
 	}
+	var d v1alpha1.Delivery
 	sender, err := r.Channels.sender(ctx, object)
+	if err == nil {
+		err = r.follow(ctx, nr, &d, object)
+	}
 	if err != nil {
 		o.trouble = unusable(client.ObjectKeyFromObject(object), err)
 		return o
 	}
 	m, failure := fill(object, message(nr, name, 1))
-	o.templateError = failure
+	join(m, &d)
+	o.templateError, o.followUp = failure, d.FollowUp
 	// The suite of senders holds each of them to it.
 	o.content = delivery.ReceiptOf(sender.(delivery.Renderer).Render(m))
 	return o
@@ -64,7 +70,8 @@ func (p *planner) planDryRun(nr *v1alpha1.NotificationRequest) {
 		o := p.rehearsals[name]
 		d := v1alpha1.Delivery{
 			Channel: name, ChannelType: string(o.kind), State: v1alpha1.DeliverySkipped,
-			ContentDigest: o.content.Digest, ContentSize: o.content.Size, TemplateError: o.templateError, LastError: o.trouble,
+			ContentDigest: o.content.Digest, ContentSize: o.content.Size, TemplateError: o.templateError,
+			FollowUp: o.followUp, LastError: o.trouble,
 			Audit: pending(audit.TypeMessageDryRun, string(nr.UID), name),
 		}
 		if d.LastError.Class == "" {

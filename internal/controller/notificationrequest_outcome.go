@@ -17,7 +17,7 @@ import (
 func begin(d *v1alpha1.Delivery, ch channel, now time.Time) {
 	d.State = v1alpha1.DeliveryInFlight
 	d.ChannelType = string(ch.kind)
-	d.Idempotent = new(ch.idempotent)
+	d.Idempotent = new(ch.idempotent || d.FollowUp.Mode == v1alpha1.FollowUpUpdate)
 	d.Attempts++
 	d.StartedTime = micro(now)
 	d.AttemptDeadline = micro(now.Add(ch.timeout + outcomeGrace))
@@ -47,6 +47,13 @@ func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, o
 		return
 	}
 	failure := deliveryError(o.err)
+	if o.err.CannotFollow && follows(d) {
+		fail(nr, d, failure, o.finished)
+		unfollow(d, v1alpha1.FollowUpSeparate)
+		d.UncountedAttempts++
+		d.State, d.NextAttemptTime = v1alpha1.DeliveryRetrying, micro(o.finished)
+		return
+	}
 	switch o.err.Class {
 	case delivery.Ambiguous:
 		p.doubt(nr, d, failure, o.finished)

@@ -78,6 +78,7 @@ type world struct {
 	sent     map[string][]int32                   // attempts that were let go
 	offered  map[string]map[int32]map[string]bool // classes of the outcomes that were reported
 	failures map[string]map[int32]string          // event types of failed attempts
+	harmless map[string]map[int32]bool            // attempts that may be made twice
 	words    map[string]int                       // times a person said Retry
 	bytes    map[string]string                    // events as first seen, by ID
 	latest   decision
@@ -93,7 +94,7 @@ func newWorld(t *rapid.T) *world {
 		now: born.Add(time.Second), channels: map[string]channel{},
 		sends: map[string]sendState{}, unsent: map[string][]time.Time{}, receipts: map[string]audit.Receipt{},
 		ghosts: map[string][]int32{}, sent: map[string][]int32{}, offered: map[string]map[int32]map[string]bool{},
-		failures: map[string]map[int32]string{}, words: map[string]int{}, bytes: map[string]string{},
+		failures: map[string]map[int32]string{}, harmless: map[string]map[int32]bool{}, words: map[string]int{}, bytes: map[string]string{},
 	}
 	w.stored = newRequest(withChannels(names...), func(nr *v1alpha1.NotificationRequest) {
 		nr.Spec.OnAmbiguous = rapid.SampledFrom([]v1alpha1.AmbiguousPolicy{"Retry", "Hold", "AssumeSent"}).Draw(t, "onAmbiguous")
@@ -127,7 +128,7 @@ func newWorld(t *rapid.T) *world {
 			kind: v1alpha1.ChannelWebhook, timeout: 10 * time.Second, config: "A",
 			idempotent: rapid.Bool().Draw(t, "idempotent"),
 		}
-		w.offered[name], w.failures[name] = map[int32]map[string]bool{}, map[int32]string{}
+		w.offered[name], w.failures[name], w.harmless[name] = map[int32]map[string]bool{}, map[int32]string{}, map[int32]bool{}
 	}
 	if _, ok := w.channels[v1alpha1.ConsoleChannel]; ok {
 		w.channels[v1alpha1.ConsoleChannel] = builtIn()
@@ -166,8 +167,10 @@ func (w *world) step(t *rapid.T, write int) {
 			until := w.now.Add(time.Minute)
 			postpone(dl, waitFor(rapid.SampledFrom(postponements).Draw(t, "reason"), v1alpha1.ErrorTransient, until, "until %s", stamp(until)).err, until)
 		default:
+			w.follow(t, dl)
 			begin(dl, w.channels[channel], w.now)
 			begun[channel] = dl.Attempts
+			w.harmless[channel][dl.Attempts] = *dl.Idempotent
 		}
 	}
 	after := w.plan(t, &p, nr)
@@ -237,6 +240,9 @@ func (w *world) check(t *rapid.T, nr *v1alpha1.NotificationRequest, d decision) 
 			w.checkFinal(t, &w.stored.Status.Deliveries[i], dl)
 		}
 		w.checkFailures(t, dl)
+		if i < len(w.stored.Status.Deliveries) {
+			w.checkFollowUp(t, &w.stored.Status.Deliveries[i], dl)
+		}
 		w.checkWaiting(t, nr, dl, d)
 		all = all && dl.State.Final()
 	}
@@ -350,6 +356,37 @@ func (w *world) checkFinal(t *rapid.T, before, after *v1alpha1.Delivery) {
 	equal(t, "a delivery that had ended", is, was)
 }
 
+// follow decides for a first attempt what the message follows, and may find later that
+// it must not replace that any more.
+func (w *world) follow(t *rapid.T, d *v1alpha1.Delivery) {
+	switch {
+	case w.channels[d.Channel].idempotent:
+	case d.Attempts == 0:
+		d.FollowUp = v1alpha1.FollowUp{}
+		if mode := rapid.SampledFrom([]v1alpha1.FollowUpMode{"", reply, update}).Draw(t, "follows"); mode != "" {
+			d.FollowUp = v1alpha1.FollowUp{Mode: mode, ExternalID: "C1/1"}
+		}
+	case d.FollowUp.Mode == update && rapid.Bool().Draw(t, "replaced by another"):
+		unfollow(d, reply)
+	}
+}
+
+// checkFollowUp: what a message follows is decided once, and only given up.
+func (w *world) checkFollowUp(t *rapid.T, before, after *v1alpha1.Delivery) {
+	if before.Attempts == 0 || before.State == v1alpha1.DeliveryInFlight && after.State == v1alpha1.DeliveryInFlight {
+		return // none was made that is known of
+	}
+	was, is := before.FollowUp, after.FollowUp
+	if after.Attempts == 0 && is == was {
+		return
+	}
+	equal(t, "what it follows", is.ExternalID, was.ExternalID)
+	rank := map[v1alpha1.FollowUpMode]int{update: 2, reply: 1}
+	if rank[is.Mode] > rank[was.Mode] || (is.Mode == "") != (was.Mode == "") {
+		t.Fatalf("%s follows by %q what it followed by %q", after.Channel, is.Mode, was.Mode)
+	}
+}
+
 // checkFailures: each failed attempt has its record, once, under its own number.
 func (w *world) checkFailures(t *rapid.T, d *v1alpha1.Delivery) {
 	known := w.failures[d.Channel]
@@ -421,13 +458,17 @@ func (w *world) checkSend(t *rapid.T, nr *v1alpha1.NotificationRequest, channel 
 	if slices.Contains(w.sent[channel], attempt) {
 		t.Fatalf("attempt %d on %s is made twice", attempt, channel)
 	}
-	doubts := 0
-	for _, kind := range w.failures[channel] {
-		if kind == audit.TypeAttemptAmbiguous {
+	doubts, harmless := 0, 0
+	for number, kind := range w.failures[channel] {
+		switch {
+		case kind != audit.TypeAttemptAmbiguous:
+		case w.harmless[channel][number]:
+			harmless++
+		default:
 			doubts++
 		}
 	}
-	if doubts == 0 || w.channels[channel].idempotent {
+	if doubts+harmless == 0 || w.harmless[channel][attempt] {
 		return
 	}
 	if d := w.delivery(nr, channel); d.PossibleDuplicate == nil || !*d.PossibleDuplicate {
@@ -435,6 +476,9 @@ func (w *world) checkSend(t *rapid.T, nr *v1alpha1.NotificationRequest, channel 
 	}
 	switch nr.Spec.OnAmbiguous {
 	case v1alpha1.AmbiguousAssumeSent:
+		if doubts == 0 {
+			return
+		}
 		t.Fatalf("%s is sent to again after an attempt that was taken as sent", channel)
 	case v1alpha1.AmbiguousHold:
 		if doubts > w.words[channel] {
@@ -469,6 +513,9 @@ func (w *world) report(t *rapid.T, channel string) {
 			Class: kind, Reason: "Some" + string(kind), Code: "499", Message: "it did not work",
 			MaybeDelivered: kind == delivery.Ambiguous || kind == delivery.Transient && rapid.Bool().Draw(t, "maybe"),
 			RetryAfter:     rapid.SampledFrom([]time.Duration{0, 0, time.Second, time.Hour}).Draw(t, "retryAfter"),
+		}
+		if kind == delivery.Transient && rapid.Bool().Draw(t, "cannot follow") {
+			s.err.CannotFollow, s.err.MaybeDelivered = true, false
 		}
 	}
 	w.sends[channel] = s

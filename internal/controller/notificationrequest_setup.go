@@ -38,6 +38,8 @@ const (
 	originalIndex = "spec.dedup.key"
 	// unrouted stands in waitingIndex for the channels of a request that has none yet.
 	unrouted = "unrouted"
+	// conversationIndex finds the requests of a conversation.
+	conversationIndex = "conversation"
 	// secretIndex finds channels by the Secrets that they name.
 	secretIndex = "secret"
 	// forever is how long the gate may stay closed before the manager gives up.
@@ -151,6 +153,9 @@ func indexFields(mgr ctrl.Manager) error {
 		return []string{nr.Spec.Dedup.Key}
 	}); err != nil {
 		return fmt.Errorf("index requests by dedup key: %w", err)
+	}
+	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, conversationIndex, conversations); err != nil {
+		return fmt.Errorf("index requests by conversation: %w", err)
 	}
 	if err := indexer.IndexField(ctx, &v1alpha1.NotificationChannel{}, secretIndex, func(o client.Object) []string {
 		return secretNames(o.(*v1alpha1.NotificationChannel))

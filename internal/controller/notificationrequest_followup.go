@@ -1,0 +1,167 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/delivery"
+)
+
+// conversation identifies the messages on a channel with one correlationID.
+func conversation(channel types.NamespacedName, correlationID string) string {
+	return channel.String() + "/" + correlationID
+}
+
+// conversations returns those that a request has a part in: a message in the channel,
+// or one that may be there.
+func conversations(o client.Object) (keys []string) {
+	nr := o.(*v1alpha1.NotificationRequest)
+	if nr.Spec.CorrelationID == "" {
+		return nil
+	}
+	for _, ref := range slices.Concat(channelRefs(nr), escalationRefs(nr)) {
+		if d := deliveryOf(nr, ref.Name); d != nil && (d.ExternalID != "" || d.FollowUp.Mode != "") {
+			keys = append(keys, conversation(channelKey(nr, ref), nr.Spec.CorrelationID))
+		}
+	}
+	return keys
+}
+
+// deliveryOf returns a request's delivery to the channel of that name, nil for none.
+func deliveryOf(nr *v1alpha1.NotificationRequest, name string) *v1alpha1.Delivery {
+	i := slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == name })
+	if i < 0 {
+		return nil
+	}
+	return &nr.Status.Deliveries[i]
+}
+
+// follow decides with the first attempt which message a delivery follows, if any. A
+// later one keeps to that, unless the channel posts elsewhere now, or what was to be
+// replaced must stay.
+func (r *NotificationRequestReconciler) follow(ctx context.Context, nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, object *v1alpha1.NotificationChannel) error {
+	slack, first := object.Spec.Slack, d.Attempts == 0
+	switch {
+	case first:
+		d.FollowUp = v1alpha1.FollowUp{}
+		if slack == nil || slack.FollowUps != v1alpha1.FollowUpReply && slack.FollowUps != v1alpha1.FollowUpUpdate {
+			return nil
+		}
+	case follows(d) && (slack == nil || !strings.HasPrefix(d.FollowUp.ExternalID, slack.Channel+"/")):
+		unfollow(d, v1alpha1.FollowUpSeparate)
+		return nil
+	case d.FollowUp.Mode != v1alpha1.FollowUpUpdate:
+		return nil
+	}
+	others, err := r.others(ctx, nr, client.ObjectKeyFromObject(object))
+	if err != nil {
+		return err
+	}
+	if first {
+		d.FollowUp = followUp(nr, slack, others)
+	}
+	if d.FollowUp.Mode == v1alpha1.FollowUpUpdate && !replaceable(nr, d.FollowUp.ExternalID, others) {
+		unfollow(d, v1alpha1.FollowUpReply)
+	}
+	return nil
+}
+
+// part is what another request has to do with a conversation.
+type part struct {
+	request  *v1alpha1.NotificationRequest
+	delivery *v1alpha1.Delivery
+}
+
+// others returns the other parts of the conversation on a channel that nr has its own
+// in. They are read only.
+func (r *NotificationRequestReconciler) others(ctx context.Context, nr *v1alpha1.NotificationRequest, channel types.NamespacedName) (all []part, err error) {
+	if nr.Spec.CorrelationID == "" {
+		return nil, nil
+	}
+	var list v1alpha1.NotificationRequestList
+	err = r.Client.List(ctx, &list, client.InNamespace(nr.Namespace), client.UnsafeDisableDeepCopy,
+		client.MatchingFields{conversationIndex: conversation(channel, nr.Spec.CorrelationID)})
+	if err != nil {
+		return nil, fmt.Errorf("list requests with the same correlation ID: %w", err)
+	}
+	for i := range list.Items {
+		other := &list.Items[i]
+		for _, ref := range slices.Concat(channelRefs(other), escalationRefs(other)) {
+			if d := deliveryOf(other, ref.Name); d != nil && other.UID != nr.UID && channelKey(other, ref) == channel {
+				all = append(all, part{other, d})
+			}
+		}
+	}
+	return all, nil
+}
+
+// followUp returns what a message follows: the first one of its conversation that is
+// in the channel, as far as requests tell that still exist. Time stamps of one channel
+// are in the order of time.
+func followUp(nr *v1alpha1.NotificationRequest, slack *v1alpha1.SlackChannel, others []part) v1alpha1.FollowUp {
+	var begun, gone []string
+	for _, o := range others {
+		f := o.delivery.FollowUp
+		first := o.delivery.ExternalID
+		switch f.Mode {
+		case v1alpha1.FollowUpSeparate:
+			gone = append(gone, f.ExternalID)
+		case v1alpha1.FollowUpReply, v1alpha1.FollowUpUpdate:
+			first = f.ExternalID
+		}
+		if o.delivery.State == v1alpha1.DeliverySent && strings.HasPrefix(first, slack.Channel+"/") {
+			begun = append(begun, first)
+		}
+	}
+	begun = slices.DeleteFunc(begun, func(id string) bool { return slices.Contains(gone, id) })
+	if len(begun) == 0 {
+		return v1alpha1.FollowUp{}
+	}
+	f := v1alpha1.FollowUp{Mode: v1alpha1.FollowUpReply, ExternalID: slices.Min(begun)}
+	if slack.FollowUps == v1alpha1.FollowUpUpdate && (nr.Spec.Type == "StatusUpdate" || nr.Spec.Type == "Completion") {
+		f.Mode = v1alpha1.FollowUpUpdate
+	}
+	return f
+}
+
+// replaceable reports whether nr may take the place of a message: nothing newer has,
+// and nobody is asked there for an acknowledgement, whose link would be gone.
+func replaceable(nr *v1alpha1.NotificationRequest, id string, others []part) bool {
+	return !slices.ContainsFunc(others, func(o part) bool {
+		newer := o.request.CreationTimestamp.After(nr.CreationTimestamp.Time) &&
+			o.delivery.FollowUp == v1alpha1.FollowUp{Mode: v1alpha1.FollowUpUpdate, ExternalID: id}
+		asked := o.delivery.ExternalID == id && asks(o.request) &&
+			o.request.Status.FinishedTime == nil && o.request.Status.Acknowledgement.Time == nil
+		return newer || asked
+	})
+}
+
+// unfollow changes how a message is shown from now on. Where an attempt to replace
+// another is in doubt, or met an error of which nobody knows how far it had come, the
+// message may be shown twice then.
+func unfollow(d *v1alpha1.Delivery, mode v1alpha1.FollowUpMode) {
+	if d.FollowUp.Mode == v1alpha1.FollowUpUpdate && slices.ContainsFunc(d.AttemptFailures, func(f v1alpha1.AttemptFailure) bool {
+		return f.Error.Class == v1alpha1.ErrorAmbiguous || f.Error.Reason == delivery.ReasonServerError
+	}) {
+		d.PossibleDuplicate = new(true)
+	}
+	d.FollowUp.Mode = mode
+}
+
+// follows reports whether a delivery is shown with an earlier message.
+func follows(d *v1alpha1.Delivery) bool {
+	return d.FollowUp.Mode == v1alpha1.FollowUpReply || d.FollowUp.Mode == v1alpha1.FollowUpUpdate
+}
+
+// join tells a message which one it is shown with.
+func join(m *delivery.Message, d *v1alpha1.Delivery) {
+	if follows(d) {
+		m.Follows, m.Replaces = d.FollowUp.ExternalID, d.FollowUp.Mode == v1alpha1.FollowUpUpdate
+	}
+}
