@@ -102,6 +102,15 @@ spec:
   slack: {botTokenSecretRef: {name: s, key: k}, channel: "#alerts"}
 `
 
+const validSlackFollowUps = `
+apiVersion: notification.kubernaut.ai/v1alpha1
+kind: NotificationChannel
+metadata: {name: valid}
+spec:
+  type: Slack
+  slack: {botTokenSecretRef: {name: s, key: k}, channel: C0123456789, followUps: Update}
+`
+
 const validDiscord = `
 apiVersion: notification.kubernaut.ai/v1alpha1
 kind: NotificationChannel
@@ -386,6 +395,8 @@ const (
 	oneCredential = "needs exactly one of webhookURLSecretRef and botTokenSecretRef"
 	withChannel   = "needs channel where it has botTokenSecretRef, and must not have it otherwise"
 	badChannel    = "must be a channel's ID, such as C0123456789, or its name"
+	withBot       = "needs botTokenSecretRef where followUps is Reply or Update: a webhook can neither reply nor update"
+	withID        = "needs channel to be an ID, such as C0123456789, where followUps is Reply or Update"
 )
 
 var slackHookRefusals = slices.Concat(
@@ -395,6 +406,8 @@ var slackHookRefusals = slices.Concat(
 		{path: "spec.slack.webhookURLSecretRef", at: "spec.slack", want: oneCredential},
 		{path: "spec.slack.botTokenSecretRef", value: someKey, at: "spec.slack", want: oneCredential},
 		{path: "spec.slack.channel", value: "C0123456789", at: "spec.slack", want: withChannel},
+		{path: "spec.slack.followUps", value: "Reply", at: "spec.slack", want: withBot},
+		{path: "spec.slack.followUps", value: "Update", at: "spec.slack", want: withBot},
 		{path: "spec.slack.webhookURL", value: "https://hooks.slack.com/services/T/B/x", want: `unknown field "spec.slack.webhookURL"`},
 	},
 )
@@ -410,6 +423,16 @@ var slackBotRefusals = slices.Concat(
 		{path: "spec.slack.channel", value: "two words", want: badChannel},
 		{path: "spec.slack.channel", value: "<!channel>", want: badChannel},
 		{path: "spec.slack.channel", value: "alerts\n", want: badChannel},
+	},
+)
+
+var slackFollowUpsRefusals = slices.Concat(
+	word("spec.slack.followUps", "Separate", "Reply", "Update"),
+	[]refusal{
+		{path: "spec.slack.channel", value: "#alerts", at: "spec.slack", want: withID},
+		{path: "spec.slack.channel", value: "alerts", at: "spec.slack", want: withID},
+		{path: "spec.slack.channel", value: "U0123456789", at: "spec.slack", want: withID},
+		{path: "spec.slack.channel", at: "spec.slack", want: withChannel},
 	},
 )
 

@@ -70,6 +70,7 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 	tried = append(tried, try(validSecretWebhook, slices.Concat(secretRef("spec.webhook.urlSecretRef"), secretRef("spec.proxy.urlSecretRef")), create)...)
 	tried = append(tried, try(validSlackHook, slackHookRefusals, create)...)
 	tried = append(tried, try(validSlackBot, slackBotRefusals, create)...)
+	tried = append(tried, try(validSlackFollowUps, slackFollowUpsRefusals, create)...)
 	tried = append(tried, try(validTeams, teamsRefusals, create)...)
 	tried = append(tried, try(validDiscord, discordRefusals, create)...)
 	tried = append(tried, try(validPagerDuty, pagerDutyRefusals, create)...)
