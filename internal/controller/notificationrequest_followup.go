@@ -13,24 +13,13 @@ import (
 	"kubernaut.ai/notification/internal/delivery"
 )
 
-// conversation identifies the messages on a channel with one correlationID.
-func conversation(channel types.NamespacedName, correlationID string) string {
-	return channel.String() + "/" + correlationID
-}
-
-// conversations returns those that a request has a part in: a message in the channel,
-// or one that may be there.
-func conversations(o client.Object) (keys []string) {
+// correlated returns the correlationID of a request that was or is being sent.
+func correlated(o client.Object) []string {
 	nr := o.(*v1alpha1.NotificationRequest)
-	if nr.Spec.CorrelationID == "" {
+	if nr.Spec.CorrelationID == "" || len(nr.Status.Deliveries) == 0 {
 		return nil
 	}
-	for _, ref := range slices.Concat(channelRefs(nr), escalationRefs(nr)) {
-		if d := deliveryOf(nr, ref.Name); d != nil && (d.ExternalID != "" || d.FollowUp.Mode != "") {
-			keys = append(keys, conversation(channelKey(nr, ref), nr.Spec.CorrelationID))
-		}
-	}
-	return keys
+	return []string{nr.Spec.CorrelationID}
 }
 
 // deliveryOf returns a request's delivery to the channel of that name, nil for none.
@@ -86,14 +75,17 @@ func (r *NotificationRequestReconciler) others(ctx context.Context, nr *v1alpha1
 	}
 	var list v1alpha1.NotificationRequestList
 	err = r.Client.List(ctx, &list, client.InNamespace(nr.Namespace), client.UnsafeDisableDeepCopy,
-		client.MatchingFields{conversationIndex: conversation(channel, nr.Spec.CorrelationID)})
+		client.MatchingFields{correlationIndex: nr.Spec.CorrelationID})
 	if err != nil {
 		return nil, fmt.Errorf("list requests with the same correlation ID: %w", err)
 	}
 	for i := range list.Items {
 		other := &list.Items[i]
+		if other.UID == nr.UID {
+			continue
+		}
 		for _, ref := range slices.Concat(channelRefs(other), escalationRefs(other)) {
-			if d := deliveryOf(other, ref.Name); d != nil && other.UID != nr.UID && channelKey(other, ref) == channel {
+			if d := deliveryOf(other, ref.Name); d != nil && channelKey(other, ref) == channel {
 				all = append(all, part{other, d})
 			}
 		}

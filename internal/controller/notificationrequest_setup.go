@@ -32,14 +32,13 @@ import (
 const (
 	// waitingIndex finds the requests that are not finished by their channels.
 	waitingIndex = "waiting-for-channel"
-	// originalIndex finds the requests that are or were sent by their dedup.key. The
-	// API server has a selectable field of the same name, since a client without a
-	// cache asks it.
-	originalIndex = "spec.dedup.key"
+	// originalIndex and correlationIndex find the requests that are or were sent by
+	// their dedup.key and their correlationID. The API server has selectable fields of
+	// the same names, since a client without a cache asks it.
+	originalIndex    = "spec.dedup.key"
+	correlationIndex = "spec.correlationID"
 	// unrouted stands in waitingIndex for the channels of a request that has none yet.
 	unrouted = "unrouted"
-	// conversationIndex finds the requests of a conversation.
-	conversationIndex = "conversation"
 	// secretIndex finds channels by the Secrets that they name.
 	secretIndex = "secret"
 	// forever is how long the gate may stay closed before the manager gives up.
@@ -154,8 +153,8 @@ func indexFields(mgr ctrl.Manager) error {
 	}); err != nil {
 		return fmt.Errorf("index requests by dedup key: %w", err)
 	}
-	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, conversationIndex, conversations); err != nil {
-		return fmt.Errorf("index requests by conversation: %w", err)
+	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, correlationIndex, correlated); err != nil {
+		return fmt.Errorf("index requests by correlation ID: %w", err)
 	}
 	if err := indexer.IndexField(ctx, &v1alpha1.NotificationChannel{}, secretIndex, func(o client.Object) []string {
 		return secretNames(o.(*v1alpha1.NotificationChannel))

@@ -10,6 +10,7 @@ import (
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/test/harness"
 	"kubernaut.ai/notification/test/standin"
+	"kubernaut.ai/notification/test/testenv"
 )
 
 // slack creates a channel to an incoming webhook whose URL is in a Secret of the
@@ -150,4 +151,26 @@ func TestSlackShowsAnIncidentAsOneConversation(t *testing.T) {
 		t.Errorf("the message that could not follow: %+v", d)
 	}
 	harness.WantEvents(t, s.storage.Events(t, "resource_id", "ends"), map[string]int{audit.TypeMessageSent: 1, audit.TypeAttemptFailed: 1})
+}
+
+// With several namespaces the manager asks the API server who has said what.
+func TestAConversationGoesOnWhereSeveralNamespacesAreWatched(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.namespaces += "," + testenv.Namespace(t)
+	s.startStorage()
+	s.startManager()
+	slack := standin.NewSlack(t)
+	s.slackBot("incidents", slack, v1alpha1.FollowUpReply)
+	var follows []v1alpha1.FollowUp
+	for _, name := range []string{"begins", "goes-on"} {
+		nr := request(name, "incidents")
+		nr.Spec.CorrelationID = "incident-42, in earnest"
+		s.create(nr)
+		d := delivery(t, s.wait(name, isSent, isAudited), "incidents")
+		follows = append(follows, d.FollowUp, v1alpha1.FollowUp{Mode: v1alpha1.FollowUpReply, ExternalID: d.ExternalID})
+	}
+	if follows[0] != (v1alpha1.FollowUp{}) || follows[2] != follows[1] {
+		t.Errorf("the first follows %+v, the second %+v, want nothing and %+v", follows[0], follows[2], follows[1])
+	}
 }
