@@ -68,7 +68,7 @@ type part struct {
 }
 
 // others returns the other parts of the conversation on a channel that nr has its own
-// in. They are read only.
+// in. They are read only. A dry run has none.
 func (r *NotificationRequestReconciler) others(ctx context.Context, nr *v1alpha1.NotificationRequest, channel types.NamespacedName) (all []part, err error) {
 	if nr.Spec.CorrelationID == "" {
 		return nil, nil
@@ -81,7 +81,7 @@ func (r *NotificationRequestReconciler) others(ctx context.Context, nr *v1alpha1
 	}
 	for i := range list.Items {
 		other := &list.Items[i]
-		if other.UID == nr.UID {
+		if other.UID == nr.UID || isDryRun(other) {
 			continue
 		}
 		for _, ref := range slices.Concat(channelRefs(other), escalationRefs(other)) {

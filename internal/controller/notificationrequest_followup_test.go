@@ -361,6 +361,21 @@ func TestAnOlderUpdateDoesNotReplaceANewerOne(t *testing.T) {
 	equal(t, "idempotent", *d.Idempotent, false)
 }
 
+func TestADryRunKeepsNoOlderUpdateFromReplacing(t *testing.T) {
+	i := newIncident(t, update)
+	first := i.say("first")
+	i.tell("older", ofType("StatusUpdate"))
+	key := i.key
+	i.slack.Refuse("service_unavailable")
+	i.attempt()
+	i.tell("rehearsed", ofType("Completion"), dryRun)
+	i.mustLook()
+	follows := v1alpha1.FollowUp{Mode: update, ExternalID: first.ExternalID}
+	equal(t, "the dry run would follow", i.stored().Status.Deliveries[0].FollowUp, follows)
+	i.key = key
+	equal(t, "follows", i.attempt().FollowUp, follows)
+}
+
 func TestAnUpdateDoesNotTakeTheLinkAwayByWhichSomebodyIsAsked(t *testing.T) {
 	i := newIncident(t, update)
 	i.AcknowledgeLink = func(*v1alpha1.NotificationRequest, string, time.Time) string {
