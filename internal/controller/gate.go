@@ -87,9 +87,10 @@ func (g *gate) learn(object *v1alpha1.NotificationChannel, config string, now ti
 		g.restore(&object.Status)
 	}
 	if g.circuit.State != "" && g.circuit.HeldConfig != config {
-		// Whoever changed it waits to see whether it works now.
+		// Whoever changed it waits to see whether it works now, which no trial tells that
+		// is on its way.
 		g.circuit.State, g.circuit.HeldConfig = v1alpha1.CircuitOpen, config
-		g.circuit.NextTrialTime, g.circuit.FailedTrials = micro(now), 0
+		g.circuit.NextTrialTime, g.circuit.FailedTrials, g.trialEnd = micro(now), 0, time.Time{}
 	}
 	if g.config != "" && g.config != config {
 		g.throttled, g.failures = time.Time{}, 0

@@ -240,6 +240,15 @@ func TestChangedConfigurationIsTriedAtOnce(t *testing.T) {
 	equal(t, "the pause begins anew", g.circuit.NextTrialTime.Sub(now), time.Minute)
 }
 
+func TestConfigurationThatIsChangedDuringATrialHasATrialOfItsOwn(t *testing.T) {
+	g := failing(t, refused())
+	now := g.circuit.NextTrialTime.Time
+	equal(t, "the trial", g.sendAt(now), true)
+	g.learn(newChannel(), "B", now)
+	equal(t, "another one", g.sendAt(now), true)
+	equal(t, "one only", g.sendAt(now), false)
+}
+
 func TestRetryAfterHoldsBackTheChannel(t *testing.T) {
 	throttled := func(d time.Duration) *delivery.Error {
 		return &delivery.Error{Class: delivery.Transient, Reason: delivery.ReasonRateLimited, Code: "429", RetryAfter: d}
