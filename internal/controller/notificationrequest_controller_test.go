@@ -61,9 +61,12 @@ func newBench(t *testing.T, nr *v1alpha1.NotificationRequest, objects ...client.
 	nr.CreationTimestamp = metav1.NewTime(time.Now().Truncate(time.Second))
 	nr.Finalizers = []string{v1alpha1.Finalizer}
 	b := &bench{t: t, key: client.ObjectKeyFromObject(nr), woken: make(chan types.NamespacedName, 100), recorder: events.NewFakeRecorder(100)}
-	b.cluster = fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(append(objects, nr)...).
-		WithStatusSubresource(&v1alpha1.NotificationRequest{}, &v1alpha1.NotificationChannel{}).
-		WithIndex(&v1alpha1.NotificationRequest{}, correlationIndex, correlated).Build()
+	builder := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(append(objects, nr)...).
+		WithStatusSubresource(&v1alpha1.NotificationRequest{}, &v1alpha1.NotificationChannel{})
+	if err := indexFields(&indexingManager{builder: builder}); err != nil {
+		t.Fatal(err)
+	}
+	b.cluster = builder.Build()
 	counted := interceptor.NewClient(b.cluster, interceptor.Funcs{
 		Patch: func(ctx context.Context, c client.WithWatch, object client.Object, patch client.Patch, opts ...client.PatchOption) error {
 			b.writes.Add(1)

@@ -13,15 +13,6 @@ import (
 	"kubernaut.ai/notification/internal/delivery"
 )
 
-// correlated returns the correlationID of a request that was or is being sent.
-func correlated(o client.Object) []string {
-	nr := o.(*v1alpha1.NotificationRequest)
-	if nr.Spec.CorrelationID == "" || len(nr.Status.Deliveries) == 0 {
-		return nil
-	}
-	return []string{nr.Spec.CorrelationID}
-}
-
 // deliveryOf returns a request's delivery to the channel of that name, nil for none.
 func deliveryOf(nr *v1alpha1.NotificationRequest, name string) *v1alpha1.Delivery {
 	i := slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == name })

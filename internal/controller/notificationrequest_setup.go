@@ -139,22 +139,19 @@ func (w *waker) request(key types.NamespacedName) {
 	}
 }
 
+// requestIndices are what requests are found by.
+var requestIndices = map[string]client.IndexerFunc{
+	waitingIndex:     waitingFor,
+	originalIndex:    ofBegun(func(nr *v1alpha1.NotificationRequest) string { return nr.Spec.Dedup.Key }),
+	correlationIndex: ofBegun(func(nr *v1alpha1.NotificationRequest) string { return nr.Spec.CorrelationID }),
+}
+
 func indexFields(mgr ctrl.Manager) error {
 	ctx, indexer := context.Background(), mgr.GetFieldIndexer()
-	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, waitingIndex, waitingFor); err != nil {
-		return fmt.Errorf("index requests by channel: %w", err)
-	}
-	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, originalIndex, func(o client.Object) []string {
-		nr := o.(*v1alpha1.NotificationRequest)
-		if nr.Spec.Dedup.Key == "" || len(nr.Status.Deliveries) == 0 {
-			return nil
+	for name, of := range requestIndices {
+		if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, name, of); err != nil {
+			return fmt.Errorf("index requests by %s: %w", name, err)
 		}
-		return []string{nr.Spec.Dedup.Key}
-	}); err != nil {
-		return fmt.Errorf("index requests by dedup key: %w", err)
-	}
-	if err := indexer.IndexField(ctx, &v1alpha1.NotificationRequest{}, correlationIndex, correlated); err != nil {
-		return fmt.Errorf("index requests by correlation ID: %w", err)
 	}
 	if err := indexer.IndexField(ctx, &v1alpha1.NotificationChannel{}, secretIndex, func(o client.Object) []string {
 		return secretNames(o.(*v1alpha1.NotificationChannel))
@@ -162,6 +159,17 @@ func indexFields(mgr ctrl.Manager) error {
 		return fmt.Errorf("index channels by secret: %w", err)
 	}
 	return nil
+}
+
+// ofBegun indexes a field of the requests that are or were sent.
+func ofBegun(field func(*v1alpha1.NotificationRequest) string) client.IndexerFunc {
+	return func(o client.Object) []string {
+		nr := o.(*v1alpha1.NotificationRequest)
+		if field(nr) == "" || len(nr.Status.Deliveries) == 0 {
+			return nil
+		}
+		return []string{field(nr)}
+	}
 }
 
 // waitingFor returns the channels that a request which is not finished goes to.

@@ -8,7 +8,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"kubernaut.ai/notification/api/v1alpha1"
@@ -51,16 +50,13 @@ func TestARequestThatWaitsForAnotherEscalatesNothing(t *testing.T) {
 }
 
 func TestNothingIsKeptOfARequestThatWaitsNoMore(t *testing.T) {
-	var objects []client.Object
 	o := newRequest()
 	o.Name, o.UID = "o", "uid-o"
 	o.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"}
 	o.CreationTimestamp = metav1.NewTime(time.Now())
 	o.Status.Deliveries = []v1alpha1.Delivery{{Channel: ops, State: v1alpha1.DeliverySent}}
-	objects = append(objects, o)
-	c := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(objects...).WithIndex(&v1alpha1.NotificationRequest{}, originalIndex, func(x client.Object) []string {
-		return []string{x.(*v1alpha1.NotificationRequest).Spec.Dedup.Key}
-	}).Build()
+	c := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(o).
+		WithIndex(&v1alpha1.NotificationRequest{}, originalIndex, requestIndices[originalIndex]).Build()
 	r := &NotificationRequestReconciler{Client: c}
 	d := newRequest()
 	d.CreationTimestamp = o.CreationTimestamp
