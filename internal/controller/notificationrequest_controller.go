@@ -140,11 +140,9 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	if err := r.route(ctx, nr, time.Now()); err != nil {
 		return ctrl.Result{}, err
 	}
-	decided, err := r.deduplicate(ctx, nr, time.Now())
-	if err != nil {
+	if err := r.deduplicate(ctx, nr, time.Now()); err != nil {
 		return ctrl.Result{}, err
 	}
-	defer decided()
 	known, objects := r.Channels.lookup(ctx, nr)
 	p := planner{
 		channels: known, sends: r.sends.of(nr.UID), unsent: r.sends.doubted(nr.UID), receipts: answers,
@@ -166,7 +164,6 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		r.giveUp(nr, begun, err)
 		return ctrl.Result{}, err
 	}
-	decided()
 	r.sends.forget(nr.UID, p.sends, nr.ResourceVersion != base.ResourceVersion)
 	r.receipts.forget(key, p.receipts)
 	r.start(ctx, nr, begun)

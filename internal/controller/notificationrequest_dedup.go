@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -109,46 +110,51 @@ func lastDeadline(nr *v1alpha1.NotificationRequest) (last time.Time) {
 	return last
 }
 
-// deduplicate says in nr's status which request it repeats, if any. Where there is
-// none, no other of its group takes its place until decided is called, once status
-// is written.
-func (r *NotificationRequestReconciler) deduplicate(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) (decided func(), err error) {
-	decided = func() {}
+// deduplicate says in nr's status which request it repeats, if any.
+func (r *NotificationRequestReconciler) deduplicate(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) (err error) {
 	if nr.Spec.Dedup.Key == "" {
-		return decided, nil
+		return nil
 	}
-	group := groupOf(nr)
 	if undecided(nr) {
 		// It waits before it looks: what is decided after that wakes it.
-		r.dedup.wait(group, nr.Name)
-		if err := r.findOriginal(ctx, nr, now); err != nil {
-			return decided, err
-		}
-	}
-	if undecided(nr) && nr.Status.DuplicateOf.Name == "" {
-		decided = sync.OnceFunc(r.dedup.lock(group).Unlock)
-		if err := r.findOriginal(ctx, nr, now); err != nil {
-			decided()
-			return decided, err
-		}
-		if nr.Status.DuplicateOf.Name != "" {
-			decided()
+		r.dedup.wait(groupOf(nr), nr.Name)
+		if nr.Status.DuplicateOf, err = r.findOriginal(ctx, nr, now); err != nil {
+			return err
 		}
 	}
 	if !waits(nr) {
-		r.dedup.leave(group, nr.Name)
+		r.dedup.leave(groupOf(nr), nr.Name)
 	}
-	return decided, nil
+	return nil
 }
 
-func (r *NotificationRequestReconciler) findOriginal(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) error {
+// claim lets write say that nr is the one of its group that is sent, where that is
+// decided by it, as one request at a time. It fails with a conflict where another has
+// come first.
+func (r *NotificationRequestReconciler) claim(ctx context.Context, base, nr *v1alpha1.NotificationRequest, write func() error) error {
+	if !undecided(base) || len(nr.Status.Deliveries) == 0 {
+		return write()
+	}
+	defer r.dedup.lock(groupOf(nr)).Unlock()
+	original, err := r.findOriginal(ctx, nr, time.Now())
+	switch {
+	case err != nil:
+		return err
+	case original.Name != "":
+		resource := v1alpha1.SchemeGroupVersion.WithResource("notificationrequests").GroupResource()
+		return apierrors.NewConflict(resource, nr.Name, fmt.Errorf("the request %s was first", original.Name))
+	}
+	return write()
+}
+
+// findOriginal returns what there is to say of the request that nr repeats.
+func (r *NotificationRequestReconciler) findOriginal(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) (v1alpha1.Duplicate, error) {
 	var list v1alpha1.NotificationRequestList
 	err := r.Client.List(ctx, &list, client.InNamespace(nr.Namespace), client.MatchingFields{originalIndex: nr.Spec.Dedup.Key}, client.UnsafeDisableDeepCopy)
 	if err != nil {
-		return fmt.Errorf("list requests with the same dedup key: %w", err)
+		return v1alpha1.Duplicate{}, fmt.Errorf("list requests with the same dedup key: %w", err)
 	}
-	nr.Status.DuplicateOf = duplicateOf(nr, list.Items, now)
-	return nil
+	return duplicateOf(nr, list.Items, now), nil
 }
 
 // duplicateOf returns the request that stands for nr among those with the same

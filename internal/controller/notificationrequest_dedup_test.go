@@ -1,11 +1,16 @@
 package controller
 
 import (
+	"context"
+	"sync"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
@@ -80,4 +85,42 @@ func TestWhatEndsAWaitingRequestIsToldAsOfAnyOther(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While a Secret is read for one request, another one of its group is looked at from
+// the beginning to the end.
+func TestOfTwoThatRepeatEachOtherTheOneIsSentWhoseIntentIsWrittenFirst(t *testing.T) {
+	object := newChannel(asSlack)
+	repeated := func(nr *v1alpha1.NotificationRequest) { nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"} }
+	slow := newRequest(repeated)
+	quick := newRequest(repeated, withChannels(v1alpha1.ConsoleChannel), func(nr *v1alpha1.NotificationRequest) {
+		nr.Name, nr.UID, nr.Finalizers = "quick", "uid-of-quick", []string{v1alpha1.Finalizer}
+		nr.CreationTimestamp = metav1.NewTime(time.Now().Truncate(time.Second))
+	})
+	b := newBench(t, slow, object, newSecret("slack", map[string]string{"url": "https://hooks.slack.example/x"}), quick)
+	var once sync.Once
+	b.Channels.Secrets = interceptor.NewClient(b.cluster, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, object client.Object, opts ...client.GetOption) error {
+			once.Do(func() {
+				looked := make(chan error, 1)
+				go func() {
+					_, err := b.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(quick)})
+					looked <- err
+				}()
+				select {
+				case err := <-looked:
+					equal(t, "error", err, nil)
+				case <-time.After(20 * time.Second):
+					t.Error("the other one cannot be looked at")
+				}
+			})
+			return c.Get(ctx, key, object, opts...)
+		},
+	})
+	equal(t, "looked at again", b.mustLook(), conflictRetry)
+	equal(t, "woken when it was printed", b.wait().Name, "quick")
+	equal(t, "deliveries of the slow one", len(b.stored().Status.Deliveries), 0)
+	b.mustLook()
+	equal(t, "waits for", b.stored().Status.DuplicateOf.Name, "quick")
+	equal(t, "places taken", len(b.sends.slots), 0)
 }

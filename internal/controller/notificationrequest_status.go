@@ -22,13 +22,16 @@ import (
 var offers = fmt.Sprintf("every %.0f minutes", audit.RejectedRecheck.Minutes())
 
 // writeStatus writes nr's status where it differs from base's. It fails with a
-// conflict where anybody has written the object since base was read.
+// conflict where anybody has written the object since base was read, or another
+// request has become the one that is sent.
 func (r *NotificationRequestReconciler) writeStatus(ctx context.Context, base, nr *v1alpha1.NotificationRequest) error {
 	if equality.Semantic.DeepEqual(base.Status, nr.Status) {
 		return nil
 	}
-	if err := keepMasked(nr, func() error {
-		return r.Client.Status().Patch(ctx, nr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	if err := r.claim(ctx, base, nr, func() error {
+		return keepMasked(nr, func() error {
+			return r.Client.Status().Patch(ctx, nr, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+		})
 	}); err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}

@@ -61,11 +61,9 @@ func TestNothingIsKeptOfARequestThatWaitsNoMore(t *testing.T) {
 	d := newRequest()
 	d.CreationTimestamp = o.CreationTimestamp
 	d.Spec.Dedup = o.Spec.Dedup
-	decided, err := r.deduplicate(t.Context(), d, time.Now())
-	if err != nil {
+	if err := r.deduplicate(t.Context(), d, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	decided()
 	equal(t, "suppressed", d.Status.DuplicateOf.SuppressedTime != nil, true)
 	r.wakeDuplicates(d, &v1alpha1.NotificationRequestStatus{})
 	if n := len(r.dedup.waiting); n > 0 {
