@@ -51,7 +51,7 @@ const consoleTimeout = 10 * time.Second
 func (c *Channels) lookup(ctx context.Context, nr *v1alpha1.NotificationRequest) (map[string]channel, map[string]*v1alpha1.NotificationChannel) {
 	known := map[string]channel{}
 	objects := map[string]*v1alpha1.NotificationChannel{}
-	for _, ref := range slices.Concat(channelRefs(nr), escalationRefs(nr)) {
+	for _, ref := range allRefs(nr) {
 		if ref.Name == v1alpha1.ConsoleChannel {
 			known[ref.Name] = channel{kind: v1alpha1.ChannelConsole, idempotent: true, timeout: consoleTimeout}
 			objects[ref.Name] = console

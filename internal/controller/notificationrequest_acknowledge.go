@@ -52,6 +52,11 @@ func escalationRefs(nr *v1alpha1.NotificationRequest) (refs []v1alpha1.ChannelRe
 	return refs
 }
 
+// allRefs returns the channels that a request goes to or may be escalated to.
+func allRefs(nr *v1alpha1.NotificationRequest) []v1alpha1.ChannelReference {
+	return slices.Concat(channelRefs(nr), escalationRefs(nr))
+}
+
 // linkExpiry is how long the link in the message to a channel is good for. Whoever
 // gets the message in the last moment still has the time that the request grants.
 func linkExpiry(nr *v1alpha1.NotificationRequest, channel string) time.Time {

@@ -333,7 +333,7 @@ func TestAChannelThatHasTheMessageGetsItNoSecondTime(t *testing.T) {
 	l.pass(l.attempt(ops, nil).wait)
 	equal(t, "due", l.plan().due, []string{pager})
 	equal(t, "channels", l.nr.Status.Escalation.Channels, []string{pager})
-	equal(t, "refs", channelNames(slices.Concat(channelRefs(l.nr), escalationRefs(l.nr))), []string{ops, pager})
+	equal(t, "refs", channelNames(allRefs(l.nr)), []string{ops, pager})
 }
 
 func channelNames(refs []v1alpha1.ChannelReference) (names []string) {

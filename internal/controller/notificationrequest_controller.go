@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -301,7 +300,7 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 // Of several Events with the same reason about the same objects only the first has
 // its text kept.
 func related(nr *v1alpha1.NotificationRequest, channel string) runtime.Object {
-	for _, ref := range slices.Concat(channelRefs(nr), escalationRefs(nr)) {
+	for _, ref := range allRefs(nr) {
 		if ref.Name == channel && channel != v1alpha1.ConsoleChannel {
 			key := channelKey(nr, ref)
 			return &v1alpha1.NotificationChannel{

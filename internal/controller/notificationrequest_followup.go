@@ -75,7 +75,7 @@ func (r *NotificationRequestReconciler) others(ctx context.Context, nr *v1alpha1
 		if other.UID == nr.UID || isDryRun(other) {
 			continue
 		}
-		for _, ref := range slices.Concat(channelRefs(other), escalationRefs(other)) {
+		for _, ref := range allRefs(other) {
 			if d := deliveryOf(other, ref.Name); d != nil && channelKey(other, ref) == channel {
 				all = append(all, part{other, d})
 			}

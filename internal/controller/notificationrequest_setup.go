@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -182,7 +181,7 @@ func waitingFor(o client.Object) []string {
 		return []string{unrouted}
 	}
 	var keys []string
-	for _, ref := range slices.Concat(channelRefs(nr), escalationRefs(nr)) {
+	for _, ref := range allRefs(nr) {
 		keys = append(keys, channelKey(nr, ref).String())
 	}
 	return keys
