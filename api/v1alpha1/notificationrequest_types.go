@@ -287,7 +287,8 @@ type NotificationRequestSpec struct {
 
 	// mode is Send or DryRun. A dry run finds the channels, makes the content of each
 	// message and says in deliveries what would have been sent, or why it could not
-	// be. It sends nothing, waits for nothing, and is recorded as a dry run.
+	// be, to the channels of acknowledge.escalateTo too. It sends nothing, waits for
+	// nothing, and is recorded as a dry run.
 	// +optional
 	// +default="Send"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"

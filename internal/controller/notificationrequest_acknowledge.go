@@ -40,9 +40,6 @@ func asks(nr *v1alpha1.NotificationRequest) bool {
 // escalationRefs returns the channels that a request may be escalated to. A name
 // stands for one delivery, so a channel that has one already is left out.
 func escalationRefs(nr *v1alpha1.NotificationRequest) (refs []v1alpha1.ChannelReference) {
-	if !asks(nr) {
-		return nil
-	}
 	first := channelRefs(nr)
 	for _, ref := range nr.Spec.Acknowledge.EscalateTo {
 		if !slices.ContainsFunc(first, func(c v1alpha1.ChannelReference) bool { return c.Name == ref.Name }) {
@@ -55,6 +52,13 @@ func escalationRefs(nr *v1alpha1.NotificationRequest) (refs []v1alpha1.ChannelRe
 // allRefs returns the channels that a request goes to or may be escalated to.
 func allRefs(nr *v1alpha1.NotificationRequest) []v1alpha1.ChannelReference {
 	return slices.Concat(channelRefs(nr), escalationRefs(nr))
+}
+
+func channelNames(refs []v1alpha1.ChannelReference) (names []string) {
+	for _, ref := range refs {
+		names = append(names, ref.Name)
+	}
+	return names
 }
 
 // linkExpiry is how long the link in the message to a channel is good for. Whoever
@@ -238,11 +242,7 @@ func acknowledgedness(nr *v1alpha1.NotificationRequest, links bool, now time.Tim
 	}
 	next := ""
 	if refs := escalationRefs(nr); len(refs) > 0 {
-		var names []string
-		for _, ref := range refs {
-			names = append(names, ref.Name)
-		}
-		next = ", then it goes to " + strings.Join(names, ", ")
+		next = ", then it goes to " + strings.Join(channelNames(refs), ", ")
 	}
 	suffix := ""
 	if !links {
@@ -302,10 +302,10 @@ func (r *NotificationRequestReconciler) AskedSubject(nr *v1alpha1.NotificationRe
 // returns a function that takes the link out of what a channel said: the link is a
 // credential, which some receivers quote. The message stays a function of the
 // request's identity, spec and frozen status. The console gets no link, since its
-// output is a log.
+// output is a log, and a dry run one that opens nothing.
 func (r *NotificationRequestReconciler) ask(nr *v1alpha1.NotificationRequest, m *delivery.Message) (hide func(string) string) {
 	hide = func(text string) string { return text }
-	if !asks(nr) {
+	if nr.Spec.Acknowledge.Within == "" {
 		return hide
 	}
 	if _, taken := m.Fields[escalatedField]; slices.Contains(nr.Status.Escalation.Channels, m.Channel) && !taken {
@@ -318,8 +318,12 @@ func (r *NotificationRequestReconciler) ask(nr *v1alpha1.NotificationRequest, m 
 		return hide
 	}
 	link := r.AcknowledgeLink(nr, m.Channel, linkExpiry(nr, m.Channel))
+	token := link[strings.LastIndexByte(link, '/')+1:]
+	if isDryRun(nr) {
+		link = strings.TrimSuffix(link, token) + strings.Repeat("x", len(token))
+	}
 	m.Links = slices.Insert(m.Links, 0, delivery.Link{Label: delivery.AcknowledgeLabel, URL: link})
-	return func(text string) string { return hideToken(text, link[strings.LastIndexByte(link, '/')+1:]) }
+	return func(text string) string { return hideToken(text, token) }
 }
 
 // hideToken takes a token out of a text that may have been cut within it. It looks

@@ -336,13 +336,6 @@ func TestAChannelThatHasTheMessageGetsItNoSecondTime(t *testing.T) {
 	equal(t, "refs", channelNames(allRefs(l.nr)), []string{ops, pager})
 }
 
-func channelNames(refs []v1alpha1.ChannelReference) (names []string) {
-	for _, ref := range refs {
-		names = append(names, ref.Name)
-	}
-	return names
-}
-
 // Whoever comes first wins, whatever process leads: both decide on status alone.
 func TestAfterARestartTheSameIsDecided(t *testing.T) {
 	for name, prepare := range map[string]func(*lab){

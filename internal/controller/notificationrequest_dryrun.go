@@ -3,6 +3,8 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -29,9 +31,14 @@ func (r *NotificationRequestReconciler) rehearse(ctx context.Context, nr *v1alph
 	if !isDryRun(nr) || nr.Status.FinishedTime != nil {
 		return nil
 	}
+	// Further channels are told that nobody has acknowledged the message.
+	escalated := nr.DeepCopy()
+	escalated.Status.Escalation = v1alpha1.Escalation{
+		Time: micro(time.Now()), Reason: v1alpha1.EscalationUnanswered, Channels: channelNames(escalationRefs(nr)),
+	}
 	all := map[string]rehearsal{}
 	for name, ch := range known {
-		all[name] = r.rehearseOn(ctx, nr, name, ch, objects[name])
+		all[name] = r.rehearseOn(ctx, escalated, name, ch, objects[name])
 	}
 	return all
 }
@@ -52,6 +59,7 @@ func (r *NotificationRequestReconciler) rehearseOn(ctx context.Context, nr *v1al
 	}
 	m, failure := fill(object, message(nr, name, 1))
 	join(m, &d)
+	r.ask(nr, m)
 	o.templateError, o.followUp = failure, d.FollowUp
 	// The suite of senders holds each of them to it.
 	o.content = delivery.ReceiptOf(sender.(delivery.Renderer).Render(m))
@@ -65,6 +73,7 @@ func (p *planner) planDryRun(nr *v1alpha1.NotificationRequest) {
 	if nr.Status.FinishedTime != nil || len(p.rehearsals) == 0 {
 		return
 	}
+	further := channelNames(escalationRefs(nr))
 	for i := range nr.Status.Deliveries {
 		name := nr.Status.Deliveries[i].Channel
 		o := p.rehearsals[name]
@@ -78,6 +87,9 @@ func (p *planner) planDryRun(nr *v1alpha1.NotificationRequest) {
 			d.LastError = v1alpha1.DeliveryError{
 				Class: v1alpha1.ErrorDryRun, Reason: v1alpha1.ReasonDryRun,
 				Message: fmt.Sprintf("not sent, since mode is DryRun: it would have been %d bytes", o.content.Size),
+			}
+			if slices.Contains(further, name) {
+				d.LastError.Message += ", where nobody acknowledges the message"
 			}
 		}
 		nr.Status.Deliveries[i] = d

@@ -82,6 +82,49 @@ func TestADryRunSaysWhatWouldBeSentAndSendsNothing(t *testing.T) {
 	equal(t, "finalizers", nr.Finalizers, nil)
 }
 
+func TestADryRunTriesTheEscalationAndHasALinkOfTheTrueLength(t *testing.T) {
+	const address, token = "https://notify.example/acknowledge/", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+	channel, calls := receiver(t, accept)
+	further := channel.DeepCopy()
+	further.Name = pager
+	try := func(change ...func(*v1alpha1.NotificationRequest)) *bench {
+		b := newBench(t, newRequest(append(change, withChannels(ops, v1alpha1.ConsoleChannel))...), channel.DeepCopy(), further.DeepCopy())
+		b.AcknowledgeLink = func(*v1alpha1.NotificationRequest, string, time.Time) string { return address + token }
+		b.mustLook()
+		return b
+	}
+	nr := try(dryRun, asking(pager, "nowhere")).stored()
+	checkSchema(t, nr)
+	equal(t, "received", calls.Load(), int32(0))
+	said := map[string]string{}
+	for _, d := range nr.Status.Deliveries {
+		m, _ := fill(channel, message(nr, d.Channel, 1))
+		if d.Channel != v1alpha1.ConsoleChannel {
+			m.Links = []delivery.Link{{Label: delivery.AcknowledgeLabel, URL: address + strings.Repeat("x", len(token))}}
+		}
+		if d.Channel == pager {
+			m.Fields["Escalated"] = "nobody acknowledged this within 15m"
+		}
+		said[d.Channel] = strings.ReplaceAll(d.LastError.Message, fmt.Sprint(d.ContentSize), "n")
+		if d.Channel == ops || d.Channel == pager {
+			equal(t, "digest of "+d.Channel, d.ContentDigest, delivery.ReceiptOf((&delivery.Webhook{}).Render(m)).Digest)
+		}
+	}
+	equal(t, "says", said, map[string]string{
+		ops:                     "not sent, since mode is DryRun: it would have been n bytes",
+		v1alpha1.ConsoleChannel: "not sent, since mode is DryRun: it would have been n bytes",
+		pager:                   "not sent, since mode is DryRun: it would have been n bytes, where nobody acknowledges the message",
+		"nowhere":               "there is no NotificationChannel shop/nowhere: create it",
+	})
+	equal(t, "escalation", nr.Status.Escalation.Time, nil)
+	equal(t, "ready", meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionReady).Reason, v1alpha1.ReasonDryRunFailed)
+
+	sent := try(asking(pager))
+	sent.wait()
+	sent.ended()
+	equal(t, "size of what is sent", deliveryTo(t, sent.stored(), ops).ContentSize, deliveryTo(t, nr, ops).ContentSize)
+}
+
 func TestADryRunNamesWhatWouldNotWork(t *testing.T) {
 	good, calls := receiver(t, accept)
 	good.Name = "good"

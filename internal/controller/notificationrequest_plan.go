@@ -243,12 +243,17 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 	}
 }
 
-// ensureDeliveries gives each channel its delivery.
+// ensureDeliveries gives each channel its delivery. A dry run tries those of an
+// escalation too.
 func ensureDeliveries(nr *v1alpha1.NotificationRequest) {
 	if len(nr.Status.Deliveries) > 0 || nr.Status.DuplicateOf.SuppressedTime != nil {
 		return
 	}
-	for _, ref := range channelRefs(nr) {
+	refs := channelRefs(nr)
+	if isDryRun(nr) {
+		refs = allRefs(nr)
+	}
+	for _, ref := range refs {
 		d := v1alpha1.Delivery{Channel: ref.Name, State: v1alpha1.DeliveryPending}
 		if until := quietUntil(nr, ref.Name); !until.IsZero() {
 			d.NextAttemptTime = micro(until)
