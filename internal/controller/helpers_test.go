@@ -135,11 +135,11 @@ func (l *lab) pass(d time.Duration) { l.now = l.now.Add(d) }
 
 func (l *lab) delivery(channel string) *v1alpha1.Delivery {
 	l.t.Helper()
-	i := slices.IndexFunc(l.nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == channel })
-	if i < 0 {
+	d := deliveryOf(&l.nr.Status, channel)
+	if d == nil {
 		l.t.Fatalf("status has no delivery to %s", channel)
 	}
-	return &l.nr.Status.Deliveries[i]
+	return d
 }
 
 // begin marks the next attempt as begun by this process.

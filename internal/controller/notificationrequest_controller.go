@@ -2,6 +2,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -276,15 +277,12 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 			r.Metrics.redactions.WithLabelValues(redaction.Kind).Add(float64(redaction.Count))
 		}
 	}
-	was := map[string]v1alpha1.Delivery{}
-	for _, d := range before.Deliveries {
-		was[d.Channel] = d
-	}
 	for _, d := range nr.Status.Deliveries {
-		if d.State.Final() && !was[d.Channel].State.Final() && !isDryRun(nr) {
+		was := cmp.Or(deliveryOf(before, d.Channel), &v1alpha1.Delivery{})
+		if d.State.Final() && !was.State.Final() && !isDryRun(nr) {
 			r.Metrics.deliveries.WithLabelValues(d.ChannelType, string(d.State)).Inc()
 		}
-		if d.TemplateError != "" && was[d.Channel].TemplateError == "" {
+		if d.TemplateError != "" && was.TemplateError == "" {
 			r.Metrics.templates.WithLabelValues(d.ChannelType).Inc()
 		}
 	}

@@ -3,7 +3,6 @@ package controller
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,16 +17,6 @@ import (
 )
 
 func dryRun(nr *v1alpha1.NotificationRequest) { nr.Spec.Mode = v1alpha1.ModeDryRun }
-
-// deliveryTo returns a request's delivery to a channel.
-func deliveryTo(t *testing.T, nr *v1alpha1.NotificationRequest, channel string) v1alpha1.Delivery {
-	t.Helper()
-	i := slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == channel })
-	if i < 0 {
-		t.Fatalf("no delivery to %s: %+v", channel, nr.Status.Deliveries)
-	}
-	return nr.Status.Deliveries[i]
-}
 
 func TestADryRunSaysWhatWouldBeSentAndSendsNothing(t *testing.T) {
 	channel, calls := receiver(t, accept)
@@ -53,7 +42,7 @@ func TestADryRunSaysWhatWouldBeSentAndSendsNothing(t *testing.T) {
 	// A request that is sent has the same content.
 	m, _ := fill(channel, message(nr, ops, 1))
 	content := (&delivery.Webhook{}).Render(m)
-	d := deliveryTo(t, nr, ops)
+	d := *deliveryOf(&nr.Status, ops)
 	equal(t, "delivery", d, v1alpha1.Delivery{
 		Channel: ops, ChannelType: "Webhook", State: v1alpha1.DeliverySkipped,
 		ContentDigest: delivery.ReceiptOf(content).Digest, ContentSize: int64(len(content)),
@@ -122,7 +111,7 @@ func TestADryRunTriesTheEscalationAndHasALinkOfTheTrueLength(t *testing.T) {
 	sent := try(asking(pager))
 	sent.wait()
 	sent.ended()
-	equal(t, "size of what is sent", deliveryTo(t, sent.stored(), ops).ContentSize, deliveryTo(t, nr, ops).ContentSize)
+	equal(t, "size of what is sent", deliveryOf(&sent.stored().Status, ops).ContentSize, deliveryOf(&nr.Status, ops).ContentSize)
 }
 
 func TestADryRunNamesWhatWouldNotWork(t *testing.T) {

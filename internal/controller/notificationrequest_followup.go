@@ -13,15 +13,6 @@ import (
 	"kubernaut.ai/notification/internal/delivery"
 )
 
-// deliveryOf returns a request's delivery to the channel of that name, nil for none.
-func deliveryOf(nr *v1alpha1.NotificationRequest, name string) *v1alpha1.Delivery {
-	i := slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == name })
-	if i < 0 {
-		return nil
-	}
-	return &nr.Status.Deliveries[i]
-}
-
 // follow decides with the first attempt which message a delivery follows, if any. A
 // later one keeps to that, unless the channel posts elsewhere now, or what was to be
 // replaced must stay.
@@ -76,7 +67,7 @@ func (r *NotificationRequestReconciler) others(ctx context.Context, nr *v1alpha1
 			continue
 		}
 		for _, ref := range allRefs(other) {
-			if d := deliveryOf(other, ref.Name); d != nil && channelKey(other, ref) == channel {
+			if d := deliveryOf(&other.Status, ref.Name); d != nil && channelKey(other, ref) == channel {
 				all = append(all, part{other, d})
 			}
 		}

@@ -34,12 +34,9 @@ func (r *NotificationRequestReconciler) history(channel types.NamespacedName) (l
 			if channelKey(nr, ref) != channel {
 				continue
 			}
-			d := v1alpha1.Delivery{Channel: ref.Name, State: v1alpha1.DeliveryPending}
-			if i := slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == ref.Name }); i >= 0 {
-				d = nr.Status.Deliveries[i]
-			}
-			starts = append(starts, beginnings(&d)...)
-			if inLine(nr, &d, now) {
+			d := cmp.Or(deliveryOf(&nr.Status, ref.Name), &v1alpha1.Delivery{Channel: ref.Name, State: v1alpha1.DeliveryPending})
+			starts = append(starts, beginnings(d)...)
+			if inLine(nr, d, now) {
 				p := &turn{request: client.ObjectKeyFromObject(nr), created: nr.CreationTimestamp.Time}
 				line = append(line, p)
 				if turns[p] = now.Add(nr.Spec.Deadline.Value()); d.NextAttemptTime != nil { // those without a turn come last

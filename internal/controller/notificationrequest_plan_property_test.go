@@ -160,7 +160,7 @@ func (w *world) step(t *rapid.T, write int) {
 	d := w.plan(t, &p, nr)
 	begun := map[string]int32{}
 	for _, channel := range d.due {
-		dl := w.delivery(nr, channel)
+		dl := deliveryOf(&nr.Status, channel)
 		switch rapid.IntRange(0, 7).Draw(t, "place") {
 		case 0: // all are taken
 		case 1:
@@ -178,7 +178,7 @@ func (w *world) step(t *rapid.T, write int) {
 	setAcknowledged(nr, w.links, w.now)
 	if write == lost || write == lostButWritten {
 		for channel := range begun {
-			w.unsent[channel] = append(w.unsent[channel], w.delivery(nr, channel).StartedTime.Time)
+			w.unsent[channel] = append(w.unsent[channel], deliveryOf(&nr.Status, channel).StartedTime.Time)
 		}
 	}
 	if write == conflicted || write == lost {
@@ -223,10 +223,6 @@ func (w *world) plan(t *rapid.T, p *planner, nr *v1alpha1.NotificationRequest) d
 		t.Fatalf("the plan changed more than status:\n%s", diff)
 	}
 	return d
-}
-
-func (w *world) delivery(nr *v1alpha1.NotificationRequest, channel string) *v1alpha1.Delivery {
-	return &nr.Status.Deliveries[slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == channel })]
 }
 
 // check holds a status that is about to be written against the one before.
@@ -471,7 +467,7 @@ func (w *world) checkSend(t *rapid.T, nr *v1alpha1.NotificationRequest, channel 
 	if doubts+harmless == 0 || w.harmless[channel][attempt] {
 		return
 	}
-	if d := w.delivery(nr, channel); d.PossibleDuplicate == nil || !*d.PossibleDuplicate {
+	if d := deliveryOf(&nr.Status, channel); d.PossibleDuplicate == nil || !*d.PossibleDuplicate {
 		t.Fatalf("%s is sent to again after an attempt in doubt, and nothing says so", channel)
 	}
 	switch nr.Spec.OnAmbiguous {

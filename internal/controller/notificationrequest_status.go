@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -36,6 +37,15 @@ func (r *NotificationRequestReconciler) writeStatus(ctx context.Context, base, n
 		return fmt.Errorf("write status: %w", err)
 	}
 	return nil
+}
+
+// deliveryOf returns the delivery to the channel of that name, nil for none.
+func deliveryOf(status *v1alpha1.NotificationRequestStatus, channel string) *v1alpha1.Delivery {
+	i := slices.IndexFunc(status.Deliveries, func(d v1alpha1.Delivery) bool { return d.Channel == channel })
+	if i < 0 {
+		return nil
+	}
+	return &status.Deliveries[i]
 }
 
 // summarize derives the summary and the conditions from the deliveries.
@@ -241,10 +251,7 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 	})
 	for _, d := range after.Deliveries {
 		about = d.Channel
-		var was v1alpha1.Delivery
-		if i := slices.IndexFunc(before.Deliveries, func(b v1alpha1.Delivery) bool { return b.Channel == d.Channel }); i >= 0 {
-			was = before.Deliveries[i]
-		}
+		was := cmp.Or(deliveryOf(before, d.Channel), &v1alpha1.Delivery{})
 		if d.TemplateError != "" && was.TemplateError == "" {
 			warn("TemplateFailed", "Deliver", "%s: the channel's template is not used: %s", d.Channel, d.TemplateError)
 		}
@@ -260,7 +267,7 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 		case d.State == v1alpha1.DeliveryAmbiguous && was.State != d.State:
 			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and held: %s", d.Channel, d.Attempts, e.Message)
 		case postponed(&d), e.Reason == v1alpha1.ReasonQuietHours:
-		case e.Class != "" && !d.State.Final() && e != was.LastError && e != lastAttemptError(&was):
+		case e.Class != "" && !d.State.Final() && e != was.LastError && e != lastAttemptError(was):
 			warn("DeliveryDelayed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
 		}
 	}
