@@ -102,9 +102,7 @@ func (h *ChannelHealth) apply(object *v1alpha1.NotificationChannel, now time.Tim
 		}
 		if held != nil && now.Sub(held.Time) < healthInterval {
 			c.scheduled = true
-			if left := healthInterval - now.Sub(held.Time); again == 0 || left < again {
-				again = left
-			}
+			again = sooner(again, healthInterval-now.Sub(held.Time))
 			return false
 		}
 		return true

@@ -67,9 +67,7 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 	now := time.Now()
 	again := r.Health.apply(object, now)
 	send, left := planProbe(object, r.Health.probeOf(req.NamespacedName), now)
-	if left > 0 && (again == 0 || left < again) {
-		again = left
-	}
+	again = sooner(again, left)
 	if equality.Semantic.DeepEqual(base.Status, object.Status) {
 		return ctrl.Result{RequeueAfter: again}, nil
 	}

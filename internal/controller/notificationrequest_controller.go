@@ -109,9 +109,7 @@ func (r *NotificationRequestReconciler) reconcile(ctx context.Context, key types
 		return ctrl.Result{RequeueAfter: again}, nil
 	}
 	result, err := r.step(ctx, nr, stopping)
-	if again > 0 && (result.RequeueAfter == 0 || again < result.RequeueAfter) {
-		result.RequeueAfter = again
-	}
+	result.RequeueAfter = sooner(result.RequeueAfter, again)
 	return result, client.IgnoreNotFound(err)
 }
 
@@ -181,9 +179,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 // conclude hands the events that status promises to the audit store, and lets
 // the request go once all of them are recorded.
 func (r *NotificationRequestReconciler) conclude(ctx context.Context, nr *v1alpha1.NotificationRequest, wait time.Duration) (ctrl.Result, error) {
-	if again := r.handOver(ctx, nr); again > 0 && (wait == 0 || wait > again) {
-		wait = again
-	}
+	wait = sooner(wait, r.handOver(ctx, nr))
 	if !settled(nr) {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}

@@ -193,9 +193,15 @@ func (p *planner) planDelivery(nr *v1alpha1.NotificationRequest, dl *v1alpha1.De
 
 // look has the request looked at again at the given time at the latest.
 func (d *decision) look(now, at time.Time) {
-	if wait := max(at.Sub(now), time.Millisecond); d.wait == 0 || wait < d.wait {
-		d.wait = wait
+	d.wait = sooner(d.wait, max(at.Sub(now), time.Millisecond))
+}
+
+// sooner returns the shorter of two waits, of which 0 has no end.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
 	}
+	return a
 }
 
 // ready finds out whether a delivery that waits for its next attempt may begin it.

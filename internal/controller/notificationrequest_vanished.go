@@ -31,9 +31,7 @@ func (r *NotificationRequestReconciler) bury(ctx context.Context, key types.Name
 			r.sends.drop(nr.UID)
 			log.FromContext(ctx).Info("A request vanished with a message on its way; its events are handed over all the same", "request", key, "uid", nr.UID)
 		}
-		if wait > 0 && (again == 0 || wait < again) {
-			again = wait
-		}
+		again = sooner(again, wait)
 	}
 	return again
 }
