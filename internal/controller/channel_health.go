@@ -108,10 +108,10 @@ func (h *ChannelHealth) apply(object *v1alpha1.NotificationChannel, now time.Tim
 		return true
 	}
 	if due(c.success, status.LastSuccessTime) {
-		status.LastSuccessTime = new(metav1.NewTime(c.success.Truncate(time.Second)))
+		status.LastSuccessTime = second(c.success)
 	}
 	if due(c.failure, status.LastFailure.Time) {
-		status.LastFailure = v1alpha1.ChannelFailure{Time: new(metav1.NewTime(c.failure.Truncate(time.Second))), Error: c.err}
+		status.LastFailure = v1alpha1.ChannelFailure{Time: second(c.failure), Error: c.err}
 	}
 	return again
 }

@@ -8,8 +8,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -59,12 +57,11 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("get channel: %w", err)
 	}
-	base := object.DeepCopy()
-	if err := r.resolve(ctx, object); err != nil {
+	base, now := object.DeepCopy(), time.Now()
+	if err := r.resolve(ctx, object, now); err != nil {
 		return ctrl.Result{}, err
 	}
-	checkTemplate(object)
-	now := time.Now()
+	checkTemplate(object, now)
 	again := r.Health.apply(object, now)
 	send, left := planProbe(object, r.Health.probeOf(req.NamespacedName), now)
 	again = sooner(again, left)
@@ -86,22 +83,20 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 
 // resolve sets the Ready condition: whether a sender can be made from the channel
 // and its Secrets.
-func (r *NotificationChannelReconciler) resolve(ctx context.Context, object *v1alpha1.NotificationChannel) error {
+func (r *NotificationChannelReconciler) resolve(ctx context.Context, object *v1alpha1.NotificationChannel, now time.Time) error {
 	object.Status.ObservedGeneration = object.Generation
-	ready := metav1.Condition{
-		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, ObservedGeneration: object.Generation,
-		Reason: v1alpha1.ReasonConfigResolved, Message: "the channel's configuration is complete",
-	}
+	set := conditions{&object.Status.Conditions, object.Generation, now}.set
 	_, err := r.Channels.sender(ctx, object)
 	unusable, ok := errors.AsType[*delivery.Error](err)
 	switch {
 	case ok:
-		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, unusable.Reason, unusable.Message
+		set(v1alpha1.ConditionReady, false, unusable.Reason, unusable.Message)
 	case err != nil:
 		return err
 	case isTrue(object.Spec.Suspend):
-		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, v1alpha1.ReasonSuspended, "suspend is set: messages wait until it is not"
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonSuspended, "suspend is set: messages wait until it is not")
+	default:
+		set(v1alpha1.ConditionReady, true, v1alpha1.ReasonConfigResolved, "the channel's configuration is complete")
 	}
-	meta.SetStatusCondition(&object.Status.Conditions, ready)
 	return nil
 }

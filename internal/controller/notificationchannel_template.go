@@ -1,8 +1,9 @@
 package controller
 
 import (
+	"time"
+
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/delivery"
@@ -23,18 +24,15 @@ func fill(object *v1alpha1.NotificationChannel, m *delivery.Message) (made *deli
 }
 
 // checkTemplate sets the TemplateValid condition.
-func checkTemplate(object *v1alpha1.NotificationChannel) {
+func checkTemplate(object *v1alpha1.NotificationChannel, now time.Time) {
 	if object.Spec.Template == (v1alpha1.MessageTemplate{}) {
 		meta.RemoveStatusCondition(&object.Status.Conditions, v1alpha1.ConditionTemplateValid)
 		return
 	}
-	valid := metav1.Condition{
-		Type: v1alpha1.ConditionTemplateValid, Status: metav1.ConditionTrue, ObservedGeneration: object.Generation,
-		Reason: v1alpha1.ReasonTemplateParsed, Message: "the template makes the messages",
-	}
+	set := conditions{&object.Status.Conditions, object.Generation, now}.set
 	if err := templateOf(object).Check(); err != nil {
-		valid.Status, valid.Reason = metav1.ConditionFalse, v1alpha1.ReasonInvalidTemplate
-		valid.Message = "messages are sent as their requests have them: " + err.Error()
+		set(v1alpha1.ConditionTemplateValid, false, v1alpha1.ReasonInvalidTemplate, "messages are sent as their requests have them: "+err.Error())
+		return
 	}
-	meta.SetStatusCondition(&object.Status.Conditions, valid)
+	set(v1alpha1.ConditionTemplateValid, true, v1alpha1.ReasonTemplateParsed, "the template makes the messages")
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -99,9 +100,9 @@ func TestAChannelsStatusSaysWhetherItsTemplateCanBeUsed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			channel := newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Template.Body = "{{" })
-			checkTemplate(channel)
+			checkTemplate(channel, time.Now())
 			channel.Spec.Template = c.template
-			checkTemplate(channel)
+			checkTemplate(channel, time.Now())
 			condition := meta.FindStatusCondition(channel.Status.Conditions, v1alpha1.ConditionTemplateValid)
 			if c.reason == "" {
 				equal(t, "condition", condition, nil)

@@ -221,15 +221,8 @@ func setAcknowledged(nr *v1alpha1.NotificationRequest, links bool, now time.Time
 	if nr.Spec.Acknowledge.Within == "" || isDryRun(nr) {
 		return
 	}
-	c := metav1.Condition{
-		Type: v1alpha1.ConditionAcknowledged, Status: metav1.ConditionFalse,
-		ObservedGeneration: nr.Generation, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
-	}
-	c.Reason, c.Message = acknowledgedness(nr, links, now)
-	if c.Reason == v1alpha1.ReasonAcknowledged {
-		c.Status = metav1.ConditionTrue
-	}
-	meta.SetStatusCondition(&nr.Status.Conditions, c)
+	reason, message := acknowledgedness(nr, links, now)
+	conditions{&nr.Status.Conditions, nr.Generation, now}.set(v1alpha1.ConditionAcknowledged, reason == v1alpha1.ReasonAcknowledged, reason, message)
 }
 
 // acknowledgedness says in a word and a sentence whether a person has acknowledged

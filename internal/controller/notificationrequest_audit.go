@@ -92,7 +92,7 @@ func applyReceipts(status *v1alpha1.NotificationRequestStatus, receipts map[stri
 		r.State = v1alpha1.AuditRecorded
 		r.LogIndex = receipt.LogIndex
 		r.Checkpoint = v1alpha1.LogCheckpoint{Size: receipt.LogSize, Root: receipt.LogRoot}
-		r.RecordedTime = new(metav1.NewTime(receipt.Time.Truncate(time.Second)))
+		r.RecordedTime = second(receipt.Time)
 		r.Message = ""
 		if !receipt.Recorded {
 			r.State = v1alpha1.AuditRejected

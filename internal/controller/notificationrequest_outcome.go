@@ -261,7 +261,12 @@ func pending(parts ...string) v1alpha1.AuditRecord {
 	return v1alpha1.AuditRecord{EventID: audit.EventID(parts...).String(), State: v1alpha1.AuditPending}
 }
 
-// micro is a time as status keeps it.
+// second is a time in whole seconds, as metav1.Time is written.
+func second(t time.Time) *metav1.Time {
+	return new(metav1.NewTime(t.Truncate(time.Second)))
+}
+
+// micro is a time in whole microseconds, as metav1.MicroTime is written.
 func micro(t time.Time) *metav1.MicroTime {
 	return new(metav1.NewMicroTime(t.Truncate(time.Microsecond)))
 }

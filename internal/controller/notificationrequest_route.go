@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"kubernaut.ai/notification/api/v1alpha1"
@@ -20,10 +18,7 @@ func (r *NotificationRequestReconciler) route(ctx context.Context, nr *v1alpha1.
 	if len(nr.Status.Deliveries) > 0 || len(nr.Status.RoutedChannels) > 0 || nr.Status.DuplicateOf.SuppressedTime != nil {
 		return nil
 	}
-	routed := metav1.Condition{
-		Type: v1alpha1.ConditionRouted, Status: metav1.ConditionTrue, ObservedGeneration: nr.Generation, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
-		Reason: v1alpha1.ReasonChannelsGiven, Message: "the request names its channels",
-	}
+	reason, message := v1alpha1.ReasonChannelsGiven, "the request names its channels"
 	if len(nr.Spec.Channels) == 0 {
 		// A cache may not have heard of a route that was applied just before the request.
 		var routes v1alpha1.NotificationRouteList
@@ -36,9 +31,9 @@ func (r *NotificationRequestReconciler) route(ctx context.Context, nr *v1alpha1.
 		}
 		d := routing.Decide(nr, routes.Items, at)
 		nr.Status.RoutedChannels = d.Channels
-		routed.Reason, routed.Message = d.Reason, truncate(d.Message, 4096)
+		reason, message = d.Reason, truncate(d.Message, 4096)
 	}
-	meta.SetStatusCondition(&nr.Status.Conditions, routed)
+	conditions{&nr.Status.Conditions, nr.Generation, now}.set(v1alpha1.ConditionRouted, true, reason, message)
 	return nil
 }
 

@@ -50,7 +50,7 @@ func deliveryOf(status *v1alpha1.NotificationRequestStatus, channel string) *v1a
 
 // summarize derives the summary and the conditions from the deliveries.
 func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
-	var total, sent, failed, pending, audited int32
+	var total, sent, failed, pending, recorded int32
 	for _, d := range nr.Status.Deliveries {
 		total++
 		switch {
@@ -62,31 +62,22 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 			failed++
 		}
 		if d.Audit.State == v1alpha1.AuditRecorded {
-			audited++
+			recorded++
 		}
 	}
 	nr.Status.Summary = v1alpha1.Summary{
-		Total: &total, Sent: &sent, Failed: &failed, Pending: &pending, Audited: &audited,
+		Total: &total, Sent: &sent, Failed: &failed, Pending: &pending, Audited: &recorded,
 		Ratio: fmt.Sprintf("%d/%d", sent, total),
 	}
 	nr.Status.ObservedGeneration = nr.Generation
 
 	ready, message := readiness(nr, now)
-	set := func(kind string, status bool, reason, message string) {
-		c := metav1.Condition{
-			Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message,
-			ObservedGeneration: nr.Generation, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
-		}
-		if status {
-			c.Status = metav1.ConditionTrue
-		}
-		meta.SetStatusCondition(&nr.Status.Conditions, c)
-	}
+	set := conditions{&nr.Status.Conditions, nr.Generation, now}.set
 	set(v1alpha1.ConditionReady, slices.Contains(well, ready), ready, message)
 	set(v1alpha1.ConditionDelivered, ready == v1alpha1.ReasonSent, ready, message)
 
-	audit, auditMessage := auditedness(nr)
-	set(v1alpha1.ConditionAudited, audit == v1alpha1.ReasonRecorded, audit, auditMessage)
+	audited, auditMessage := auditedness(nr)
+	set(v1alpha1.ConditionAudited, audited == v1alpha1.ReasonRecorded, audited, auditMessage)
 
 	if len(nr.Status.Redactions) > 0 {
 		set(v1alpha1.ConditionRedacted, true, v1alpha1.ReasonSecretsMasked, redacted(nr.Status.Redactions))
@@ -95,7 +86,7 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 	}
 
 	reason, why := stalled(nr, now)
-	if reason == "" && audit == v1alpha1.ReasonRejected {
+	if reason == "" && audited == v1alpha1.ReasonRejected {
 		reason, why = "AuditRejected", auditMessage
 	}
 	if reason != "" {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -40,7 +39,7 @@ func (r *NotificationRequestReconciler) bury(ctx context.Context, key types.Name
 // and returns how long nothing is to be done.
 func (p *planner) planVanished(nr *v1alpha1.NotificationRequest) time.Duration {
 	if nr.DeletionTimestamp == nil {
-		nr.DeletionTimestamp = new(metav1.NewTime(p.now.Truncate(time.Second)))
+		nr.DeletionTimestamp = second(p.now)
 	}
 	return p.plan(nr).wait
 }

@@ -7,8 +7,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -41,14 +39,12 @@ func (r *NotificationRouteReconciler) Reconcile(ctx context.Context, req ctrl.Re
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	base := route.DeepCopy()
-	ready := metav1.Condition{
-		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, ObservedGeneration: route.Generation,
-		Reason: v1alpha1.ReasonRouteValid, Message: "requests are routed by it",
-	}
+	set := conditions{&route.Status.Conditions, route.Generation, time.Now()}.set
 	if reason, message := routing.Check(route); reason != "" {
-		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, reason, "the route is skipped: "+message
+		set(v1alpha1.ConditionReady, false, reason, "the route is skipped: "+message)
+	} else {
+		set(v1alpha1.ConditionReady, true, v1alpha1.ReasonRouteValid, "requests are routed by it")
 	}
-	meta.SetStatusCondition(&route.Status.Conditions, ready)
 	route.Status.ObservedGeneration = route.Generation
 	if equality.Semantic.DeepEqual(base.Status, route.Status) {
 		return ctrl.Result{}, nil
