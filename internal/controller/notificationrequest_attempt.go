@@ -116,35 +116,49 @@ func (r *NotificationRequestReconciler) start(ctx context.Context, nr *v1alpha1.
 	}
 }
 
-// send makes one attempt. A sender that panics leaves the attempt in doubt.
-func (r *NotificationRequestReconciler) send(ctx context.Context, nr *v1alpha1.NotificationRequest, a attempt) (o outcome) {
-	o = outcome{attempt: a.number, config: a.channel.config, started: time.Now()}
+// send makes one attempt.
+func (r *NotificationRequestReconciler) send(ctx context.Context, nr *v1alpha1.NotificationRequest, a attempt) outcome {
+	o := try(ctx, a.name, func() (delivery.Receipt, *delivery.Error) {
+		hide := r.ask(nr, a.message)
+		receipt, err := a.sender.Send(ctx, a.message)
+		receipt.ExternalID = hide(receipt.ExternalID)
+		e := delivery.Classify(err)
+		if e == nil {
+			return receipt, nil
+		}
+		e.Message, e.Code = hide(e.Message), hide(e.Code)
+		return receipt, r.maskError(e)
+	})
+	o.attempt, o.config = a.number, a.channel.config
+	r.report(ctx, nr, a, o)
+	return o
+}
+
+// try makes an attempt on a channel. A sender that panics leaves it in doubt.
+func try(ctx context.Context, channel string, send func() (delivery.Receipt, *delivery.Error)) (o outcome) {
+	o.started = time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			log.FromContext(ctx).Error(fmt.Errorf("panic: %v", p), "A sender panicked", "channel", a.name, "stack", string(debug.Stack()))
+			log.FromContext(ctx).Error(fmt.Errorf("panic: %v", p), "A sender panicked", "channel", channel, "stack", string(debug.Stack()))
 			o.err = &delivery.Error{Class: delivery.Ambiguous, Reason: "Panic", Message: "the sender of this channel panicked; see the controller's log"}
 		}
 		o.finished = time.Now()
-		r.report(ctx, nr, a, o)
 	}()
-	hide := r.ask(nr, a.message)
-	receipt, err := a.sender.Send(ctx, a.message)
-	receipt.ExternalID = hide(receipt.ExternalID)
-	o.receipt = receipt
-	if err != nil {
-		e := delivery.Classify(err)
-		e.Message, e.Code = hide(e.Message), hide(e.Code)
-		o.err = r.maskError(e)
-	}
+	o.receipt, o.err = send()
 	return o
+}
+
+// words are the result and the reason of an attempt in logs and metrics.
+func (o outcome) words() (result, reason string) {
+	if o.err != nil {
+		return string(o.err.Class), o.err.Reason
+	}
+	return "Sent", ""
 }
 
 // report counts and logs an attempt.
 func (r *NotificationRequestReconciler) report(ctx context.Context, nr *v1alpha1.NotificationRequest, a attempt, o outcome) {
-	result, reason := "Sent", ""
-	if o.err != nil {
-		result, reason = string(o.err.Class), o.err.Reason
-	}
+	result, reason := o.words()
 	took := o.finished.Sub(o.started)
 	r.Metrics.attempts.WithLabelValues(string(a.channel.kind), result, reason).Inc()
 	r.Metrics.duration.WithLabelValues(string(a.channel.kind)).Observe(took.Seconds())
@@ -155,8 +169,8 @@ func (r *NotificationRequestReconciler) report(ctx context.Context, nr *v1alpha1
 		"attempt", a.number, "outcome", result, "reason", reason, "duration", took.String(), "correlationID", correlationID(nr))
 }
 
-// message is what a channel gets, its template apart. It is a function of the request's identity and
-// spec, so each attempt has the same content.
+// message is what a channel gets, its template apart. It is a function of the
+// request's identity and spec, so each attempt has the same content.
 func message(nr *v1alpha1.NotificationRequest, channel string, attempt int32) *delivery.Message {
 	m := &delivery.Message{
 		Key:        audit.EventID("delivery", string(nr.UID), channel).String(),

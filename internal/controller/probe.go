@@ -2,9 +2,7 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -80,36 +78,23 @@ func (r *NotificationChannelReconciler) startProbe(ctx context.Context, object *
 	go func() {
 		defer cancel()
 		o := r.sendProbe(ctx, object)
-		result, reason := "Sent", ""
-		if o.err != nil {
-			result, reason = string(o.err.Class), o.err.Reason
-		}
+		result, reason := o.words()
 		log.FromContext(ctx).Info("Probed channel", "channel", key, "requestedAt", value,
 			"outcome", result, "reason", reason, "duration", o.finished.Sub(o.started).String())
 		r.Health.setProbe(key, &probe{requestedAt: value, done: true, outcome: o})
 	}()
 }
 
-func (r *NotificationChannelReconciler) sendProbe(ctx context.Context, object *v1alpha1.NotificationChannel) (o outcome) {
-	o.started = time.Now()
-	defer func() {
-		if p := recover(); p != nil {
-			log.FromContext(ctx).Error(fmt.Errorf("panic: %v", p), "A sender panicked", "channel", object.Name, "stack", string(debug.Stack()))
-			o.err = &delivery.Error{Class: delivery.Ambiguous, Reason: "Panic", Message: "the sender of this channel panicked; see the controller's log"}
+func (r *NotificationChannelReconciler) sendProbe(ctx context.Context, object *v1alpha1.NotificationChannel) outcome {
+	return try(ctx, object.Name, func() (delivery.Receipt, *delivery.Error) {
+		sender, err := r.Channels.sender(ctx, object)
+		if err != nil {
+			e := unusable(client.ObjectKeyFromObject(object), err)
+			return delivery.Receipt{}, &delivery.Error{Class: delivery.Class(e.Class), Reason: e.Reason, Message: e.Message}
 		}
-		o.finished = time.Now()
-	}()
-	sender, err := r.Channels.sender(ctx, object)
-	if err == nil {
-		o.receipt, err = sender.Send(ctx, probeMessage(object))
-	} else if _, ok := errors.AsType[*delivery.Error](err); !ok {
-		e := unreadable("a Secret of the channel", client.ObjectKeyFromObject(object), err)
-		err = &delivery.Error{Class: delivery.Transient, Reason: e.Reason, Message: e.Message}
-	}
-	if err != nil {
-		o.err = delivery.Classify(err)
-	}
-	return o
+		receipt, err := sender.Send(ctx, probeMessage(object))
+		return receipt, delivery.Classify(err)
+	})
 }
 
 // probeMessage is a function of the channel's identity and the value that asks for
