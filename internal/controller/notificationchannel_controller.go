@@ -68,14 +68,10 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 	if equality.Semantic.DeepEqual(base.Status, object.Status) {
 		return ctrl.Result{RequeueAfter: again}, nil
 	}
-	err = r.Client.Status().Patch(ctx, object, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
-	switch {
-	case apierrors.IsConflict(err):
-		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
-	case client.IgnoreNotFound(err) != nil:
-		return ctrl.Result{}, fmt.Errorf("write status: %w", err)
+	if err := r.Client.Status().Patch(ctx, object, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+		return concede(ctrl.Result{}, fmt.Errorf("write status: %w", err))
 	}
-	if send && err == nil {
+	if send {
 		r.startProbe(ctx, object)
 	}
 	return ctrl.Result{RequeueAfter: again}, nil

@@ -86,12 +86,16 @@ type NotificationRequestReconciler struct {
 func (r *NotificationRequestReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	// A step that has begun is finished though the manager stops meanwhile: an
 	// outcome that is known must reach status. It begins no attempt then.
-	result, err := r.reconcile(context.WithoutCancel(ctx), req.NamespacedName, ctx.Err() != nil)
+	return concede(r.reconcile(context.WithoutCancel(ctx), req.NamespacedName, ctx.Err() != nil))
+}
+
+// concede ends a step. An object that somebody has written meanwhile is read again,
+// to decide again; of one that is gone there is nothing to do.
+func concede(result ctrl.Result, err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
-		// Somebody wrote the object: read it again and decide again.
 		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}
-	return result, err
+	return result, client.IgnoreNotFound(err)
 }
 
 func (r *NotificationRequestReconciler) reconcile(ctx context.Context, key types.NamespacedName, stopping bool) (ctrl.Result, error) {

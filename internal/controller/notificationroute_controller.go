@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -36,7 +35,7 @@ func (r *NotificationRouteReconciler) SetupWithManager(mgr ctrl.Manager) error {
 func (r *NotificationRouteReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	route := &v1alpha1.NotificationRoute{}
 	if err := r.Client.Get(ctx, req.NamespacedName, route); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return concede(ctrl.Result{}, fmt.Errorf("get route: %w", err))
 	}
 	base := route.DeepCopy()
 	set := conditions{&route.Status.Conditions, route.Generation, time.Now()}.set
@@ -49,12 +48,8 @@ func (r *NotificationRouteReconciler) Reconcile(ctx context.Context, req ctrl.Re
 	if equality.Semantic.DeepEqual(base.Status, route.Status) {
 		return ctrl.Result{}, nil
 	}
-	err := r.Client.Status().Patch(ctx, route, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
-	switch {
-	case apierrors.IsConflict(err):
-		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
-	case client.IgnoreNotFound(err) != nil:
-		return ctrl.Result{}, fmt.Errorf("write status: %w", err)
+	if err := r.Client.Status().Patch(ctx, route, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+		return concede(ctrl.Result{}, fmt.Errorf("write status: %w", err))
 	}
 	return ctrl.Result{}, nil
 }
