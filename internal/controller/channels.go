@@ -362,13 +362,15 @@ func unreadable(what string, key types.NamespacedName, err error) v1alpha1.Deliv
 	if strings.Contains(err.Error(), "unknown namespace for the cache") {
 		return blocked("NamespaceNotWatched", "the controller does not look at the namespace %s: add it to its --watch-namespaces", key.Namespace)
 	}
-	e := blocked("ChannelUnreadable", "%s %s cannot be read: %v", what, key, err)
-	e.Class = v1alpha1.ErrorTransient
-	return e
+	return hindrance(v1alpha1.ErrorTransient, "ChannelUnreadable", "%s %s cannot be read: %v", what, key, err)
 }
 
+// blocked is what a person has to see to.
 func blocked(reason, format string, args ...any) v1alpha1.DeliveryError {
-	return v1alpha1.DeliveryError{
-		Class: v1alpha1.ErrorConfig, Reason: reason, Message: truncate(fmt.Sprintf(format, args...), 256),
-	}
+	return hindrance(v1alpha1.ErrorConfig, reason, format, args...)
+}
+
+// hindrance is why no attempt begins.
+func hindrance(class v1alpha1.ErrorClass, reason, format string, args ...any) v1alpha1.DeliveryError {
+	return v1alpha1.DeliveryError{Class: class, Reason: reason, Message: truncate(fmt.Sprintf(format, args...), 256)}
 }

@@ -180,9 +180,7 @@ func (g *gate) open(until time.Time, next string) wait {
 }
 
 func waitFor(reason string, class v1alpha1.ErrorClass, until time.Time, format string, args ...any) wait {
-	e := blocked(reason, format, args...)
-	e.Class = class
-	return wait{err: e, until: until}
+	return wait{err: hindrance(class, reason, format, args...), until: until}
 }
 
 // take lets one attempt begin.

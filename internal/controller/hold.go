@@ -59,9 +59,7 @@ func (h *hold) check(ctx context.Context, request types.NamespacedName) v1alpha1
 		}
 	}
 	h.waiting[request] = struct{}{}
-	e := blocked(reasonAuditOutage, "nothing is sent while DataStorage cannot record it: %v", h.reason)
-	e.Class = v1alpha1.ErrorTransient
-	return e
+	return hindrance(v1alpha1.ErrorTransient, reasonAuditOutage, "nothing is sent while DataStorage cannot record it: %v", h.reason)
 }
 
 // watch asks for the end of each outage and wakes who waits for it, until ctx ends.

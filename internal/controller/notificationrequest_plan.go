@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -228,10 +227,7 @@ func (p *planner) ready(nr *v1alpha1.NotificationRequest, dl *v1alpha1.Delivery,
 			d.look(p.now, p.now.Add(recheck))
 		}
 	case full(dl):
-		dl.LastError = v1alpha1.DeliveryError{
-			Class: v1alpha1.ErrorTransient, Reason: reasonAuditBacklog,
-			Message: fmt.Sprintf("%d failed attempts are not recorded in DataStorage yet; the next one waits for that", maxFailures),
-		}
+		dl.LastError = hindrance(v1alpha1.ErrorTransient, reasonAuditBacklog, "%d failed attempts are not recorded in DataStorage yet; the next one waits for that", maxFailures)
 	case dl.NextAttemptTime != nil && p.now.Before(dl.NextAttemptTime.Time) && (dl.HeldConfig == "" || dl.HeldConfig == ch.config):
 		d.look(p.now, dl.NextAttemptTime.Time)
 	case p.held.Class != "":

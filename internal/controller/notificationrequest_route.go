@@ -68,8 +68,5 @@ func quietUntil(nr *v1alpha1.NotificationRequest, channel string) time.Time {
 
 // quiet is why a delivery waits for the end of its quiet hours.
 func quiet(until time.Time) v1alpha1.DeliveryError {
-	return v1alpha1.DeliveryError{
-		Class: v1alpha1.ErrorTransient, Reason: v1alpha1.ReasonQuietHours,
-		Message: fmt.Sprintf("the route's quiet hours hold the message until %s", until.UTC().Format(time.RFC3339)),
-	}
+	return hindrance(v1alpha1.ErrorTransient, v1alpha1.ReasonQuietHours, "the route's quiet hours hold the message until %s", until.UTC().Format(time.RFC3339))
 }
