@@ -46,7 +46,7 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		key := client.ObjectKeyFromObject(object)
 		// Nothing is taken yet that a template which panics would keep.
 		m, failure := fill(object, message(nr, d.Channel, d.Attempts+1))
-		w, ok := r.sends.acquire(ask{
+		w, ok := r.sends.acquire(wish{
 			channel: object, config: known[d.Channel].config, request: client.ObjectKeyFromObject(nr),
 			created: nr.CreationTimestamp.Time, lastChance: lastChanceOf(nr, d.Channel, known[d.Channel]),
 		})

@@ -33,7 +33,7 @@ func newTestSends(wake func(types.NamespacedName)) *sends {
 
 // want has a request, all of the same age, ask for a place on a channel without limits.
 func (s *sends) want(channel, request types.NamespacedName) bool {
-	_, ok := s.acquire(ask{
+	_, ok := s.acquire(wish{
 		channel: &v1alpha1.NotificationChannel{ObjectMeta: metav1.ObjectMeta{Namespace: channel.Namespace, Name: channel.Name}},
 		request: request, created: born, lastChance: born.Add(24 * time.Hour),
 	})
@@ -114,7 +114,7 @@ func TestUnusedPlaceGoesToTheNextInLine(t *testing.T) {
 func TestLastChanceIsGivenThoughThePlaceWasPromisedBefore(t *testing.T) {
 	s, woken := crowded(t)
 	last := time.Now().Add(-time.Second)
-	wanted := ask{channel: newChannel(), config: "A", request: requestKey(20), created: born, lastChance: last}
+	wanted := wish{channel: newChannel(), config: "A", request: requestKey(20), created: born, lastChance: last}
 	_, ok := s.acquire(wanted)
 	equal(t, "while all places are taken", ok, false)
 	s.looked(wanted.request)

@@ -70,8 +70,8 @@ func (c *slots) leave(p *turn) {
 	c.line = slices.Delete(c.line, i, i+1)
 }
 
-// ask is one request's wish to begin an attempt on a channel.
-type ask struct {
+// wish is that of a request to begin an attempt on a channel.
+type wish struct {
 	channel *v1alpha1.NotificationChannel
 	// config identifies the channel's configuration, its Secrets included.
 	config  string
@@ -83,7 +83,7 @@ type ask struct {
 
 // acquire takes a place on a channel, or puts the request in line for one and says
 // what it waits for: nothing that needs saying where all places are taken.
-func (s *sends) acquire(a ask) (w wait, ok bool) {
+func (s *sends) acquire(a wish) (w wait, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -148,7 +148,7 @@ func (s *sends) number() int64 {
 // learn brings what is known of a channel up to date. The order of those who wait
 // and the tokens that are spent are read from the requests where this process does
 // not know them: at its first message and after a change of the rate limit.
-func (s *sends) learn(key types.NamespacedName, c *slots, a ask, now time.Time) {
+func (s *sends) learn(key types.NamespacedName, c *slots, a wish, now time.Time) {
 	changed := false
 	s.health.use(key, func(g *gate) { changed = g.learn(a.channel, a.config, now) })
 	if !changed {
