@@ -234,8 +234,9 @@ type note struct {
 func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 	var all []note
 	about := ""
+	add := func(kind, reason, action, text string) { all = append(all, note{about, kind, reason, action, truncate(text, 1000)}) }
 	warn := func(reason, action, format string, args ...any) {
-		all = append(all, note{about, corev1.EventTypeWarning, reason, action, truncate(fmt.Sprintf(format, args...), 1000)})
+		add(corev1.EventTypeWarning, reason, action, fmt.Sprintf(format, args...))
 	}
 	dry := slices.ContainsFunc(after.Conditions, func(c metav1.Condition) bool {
 		return c.Type == v1alpha1.ConditionReady && (c.Reason == v1alpha1.ReasonDryRun || c.Reason == v1alpha1.ReasonDryRunFailed)
@@ -286,16 +287,16 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 		warn(v1alpha1.ReasonEscalated, "Escalate", "%s: sent on to %s", e.Reason, strings.Join(e.Channels, ", "))
 	}
 	if a := after.Acknowledgement; toldAcknowledged(after) && !toldAcknowledged(before) {
-		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonAcknowledged, "Acknowledge", who(a.By) + " acknowledged the message through " + a.Channel})
+		add(corev1.EventTypeNormal, v1alpha1.ReasonAcknowledged, "Acknowledge", who(a.By)+" acknowledged the message through "+a.Channel)
 	}
 	switch {
 	case !over(after) || over(before) || *after.Summary.Failed > 0:
 	case after.DuplicateOf.SuppressedTime != nil:
-		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonSuppressed, "Deliver", "not sent: it repeats the request " + after.DuplicateOf.Name})
+		add(corev1.EventTypeNormal, v1alpha1.ReasonSuppressed, "Deliver", "not sent: it repeats the request "+after.DuplicateOf.Name)
 	case dry:
-		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonDryRun, "Render", "not sent: it is a dry run, and could go to " + count(*after.Summary.Total, "channel")})
+		add(corev1.EventTypeNormal, v1alpha1.ReasonDryRun, "Render", "not sent: it is a dry run, and could go to "+count(*after.Summary.Total, "channel"))
 	default:
-		all = append(all, note{"", corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Sent, "channel") + " accepted the message"})
+		add(corev1.EventTypeNormal, v1alpha1.ReasonSent, "Deliver", count(*after.Summary.Sent, "channel")+" accepted the message")
 	}
 	return all
 }
