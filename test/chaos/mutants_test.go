@@ -74,9 +74,9 @@ var mutants = []mutant{
 		"	if _ = spills; len(s.pending) >= s.cfg.BufferSize {\n		return nil\n	}\n	if err := s.recordFull(&e, spills); err != nil {\n",
 	}}},
 	{name: "R9 a secret in a log line", faults: "secret", setup: oneSQLite, edits: []edit{{
-		"internal/controller/channels.go",
-		"	return delivery.NewWebhook(c.HTTP, config)\n",
-		"	println(string(config.SigningSecret))\n	return delivery.NewWebhook(c.HTTP, config)\n",
+		"internal/controller/channel_sender.go",
+		"		return delivery.NewWebhook(c.HTTP, webhookConfig(secrets, spec))\n",
+		"		config := webhookConfig(secrets, spec)\n		println(string(config.SigningSecret))\n		return delivery.NewWebhook(c.HTTP, config)\n",
 	}}},
 	{name: "R10 a failure without a reason", faults: "kill manager$", setup: oneSQLite, edits: []edit{{
 		controllerDir + "outcome.go",
