@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"regexp"
@@ -68,12 +69,9 @@ func (d *Discord) Send(ctx context.Context, m *Message) (Receipt, error) {
 	case err != nil:
 		return receipt, d.refusal(said, Classify(err))
 	case !snowflake.MatchString(said.ID) || !snowflake.MatchString(said.ChannelID):
-		return receipt, &Error{
-			Class: Ambiguous, Reason: ReasonMalformedAnswer, Code: strconv.Itoa(answer.Status), MaybeDelivered: true,
-			Message: clean(d.client.endpoint.url.Host + " answered without the message that Discord gives: is it Discord, or a proxy on the way?"),
-		}
+		return receipt, d.client.unlike(answer, "message", "Discord")
 	}
-	receipt.ExternalID = d.client.endpoint.mask.clean(said.ChannelID + "/" + said.ID)
+	receipt.ExternalID = d.client.clean(said.ChannelID + "/" + said.ID)
 	return receipt, nil
 }
 
@@ -121,7 +119,7 @@ func (d *Discord) refusal(said discordAnswer, e *Error) *Error {
 	if means.advice != "" {
 		words = means.advice
 	}
-	e.Message = clean(fmt.Sprintf("%s answered %d: %s", d.client.endpoint.url.Host, said.Code, d.client.endpoint.mask.clean(words)))
+	e.Message = clean(fmt.Sprintf("%s answered %d: %s", d.client.host(), said.Code, d.client.clean(words)))
 	return e
 }
 
@@ -140,12 +138,7 @@ func discordField(errors json.RawMessage, path []string) (field, words string) {
 	if len(path) == 8 || json.Unmarshal(errors, &below) != nil {
 		return "", ""
 	}
-	names := make([]string, 0, len(below))
-	for name := range below {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(below)) {
 		if field, words = discordField(below[name], append(slices.Clip(path), name)); words != "" {
 			return field, words
 		}

@@ -96,9 +96,9 @@ func makeSynced(root *os.Root, directory string) error {
 	return nil
 }
 
-// store puts the content under its final name and returns what is there then. The temporary file is not
-// truncated when it is opened: two writers of one key write the same bytes, so
-// that neither can spoil what the other is about to rename.
+// store puts the content under its final name and returns what is there then. The
+// temporary file is not truncated when it is opened: two writers of one key write the
+// same bytes, so that neither can spoil what the other is about to rename.
 func store(dir *os.Root, m *Message, content []byte) ([]byte, error) {
 	name, temporary := m.Key+".json", "."+m.Key+".tmp"
 	if found, err := findStored(dir, name, m); found != nil || err != nil {

@@ -241,6 +241,20 @@ func counted(conn net.Conn) *countedConn {
 	}
 }
 
+func (c *Client) host() string { return c.endpoint.url.Host }
+
+// clean makes one line of what an endpoint said, without its secrets.
+func (c *Client) clean(s string) string { return c.endpoint.mask.clean(s) }
+
+// unlike is the outcome where the answer was a success and not as the provider gives
+// it: somebody else may have given it.
+func (c *Client) unlike(answer *Answer, lacks, provider string) *Error {
+	return &Error{
+		Class: Ambiguous, Reason: ReasonMalformedAnswer, Code: strconv.Itoa(answer.Status), MaybeDelivered: true,
+		Message: clean(fmt.Sprintf("%s answered without the %s that %s gives: is it %s, or a proxy on the way?", c.host(), lacks, provider, provider)),
+	}
+}
+
 // Answer is what an endpoint said.
 type Answer struct {
 	Status int
@@ -312,7 +326,7 @@ func (c *Client) failure(ctx context.Context, err error, written bool) *Error {
 	}
 	switch {
 	case !written && e.Reason == ReasonUnknown:
-		e.Message = c.endpoint.mask.clean(withoutURLs(err.Error()))
+		e.Message = c.clean(withoutURLs(err.Error()))
 	case !written || e.Class == Config:
 	default:
 		e.Class, e.MaybeDelivered = Ambiguous, true
@@ -325,6 +339,6 @@ func (c *Client) failure(ctx context.Context, err error, written bool) *Error {
 		}
 		e.Message += " after the message was written"
 	}
-	e.Message = clean(c.endpoint.url.Host + ": " + e.Message)
+	e.Message = clean(c.host() + ": " + e.Message)
 	return e
 }

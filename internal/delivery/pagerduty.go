@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -82,12 +81,9 @@ func (p *PagerDuty) Send(ctx context.Context, m *Message) (Receipt, error) {
 	case err != nil:
 		return receipt, p.refusal(answer, said, Classify(err))
 	case said.Status != "success":
-		return receipt, &Error{
-			Class: Ambiguous, Reason: ReasonMalformedAnswer, Code: strconv.Itoa(answer.Status), MaybeDelivered: true,
-			Message: clean(p.client.endpoint.url.Host + " answered without the success that PagerDuty gives: is it PagerDuty, or a proxy on the way?"),
-		}
+		return receipt, p.client.unlike(answer, "success", "PagerDuty")
 	}
-	receipt.ExternalID = p.client.endpoint.mask.clean(said.DedupKey)
+	receipt.ExternalID = p.client.clean(said.DedupKey)
 	return receipt, nil
 }
 
@@ -108,7 +104,7 @@ func (p *PagerDuty) refusal(answer *Answer, said pagerDutyAnswer, byStatus *Erro
 	}
 	if len(said.Errors) > 0 {
 		byStatus.Message = clean(fmt.Sprintf("%s answered 400 Bad Request: %s",
-			p.client.endpoint.url.Host, p.client.endpoint.mask.clean(strings.Join(said.Errors, "; "))))
+			p.client.host(), p.client.clean(strings.Join(said.Errors, "; "))))
 	}
 	text := strings.ToLower(strings.Join(append(said.Errors, said.Message), "\n"))
 	if said.Status == "" {
@@ -116,7 +112,7 @@ func (p *PagerDuty) refusal(answer *Answer, said pagerDutyAnswer, byStatus *Erro
 	}
 	if strings.Contains(strings.ReplaceAll(text, "_", " "), "routing key") {
 		byStatus.Class, byStatus.Reason = Config, ReasonUnauthorized
-		byStatus.Message = clean(p.client.endpoint.url.Host + " does not know the routing key: put the integration key of an Events API v2 integration into the Secret, and check the region")
+		byStatus.Message = clean(p.client.host() + " does not know the routing key: put the integration key of an Events API v2 integration into the Secret, and check the region")
 	}
 	return byStatus
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -90,12 +89,9 @@ func (s *Slack) Send(ctx context.Context, m *Message) (Receipt, error) {
 	case err != nil:
 		return receipt, err
 	case !said.OK:
-		return receipt, &Error{
-			Class: Ambiguous, Reason: ReasonMalformedAnswer, Code: strconv.Itoa(answer.Status), MaybeDelivered: true,
-			Message: clean(s.client.endpoint.url.Host + " answered without the ok that Slack gives: is it Slack, or a proxy on the way?"),
-		}
+		return receipt, s.client.unlike(answer, "ok", "Slack")
 	case said.TS != "":
-		receipt.ExternalID = s.client.endpoint.mask.clean(said.Channel + "/" + said.TS)
+		receipt.ExternalID = s.client.clean(said.Channel + "/" + said.TS)
 	}
 	return receipt, nil
 }
@@ -127,7 +123,7 @@ func (s *Slack) read(body []byte) (said slackAnswer) {
 	default:
 		said = slackAnswer{OK: text == "ok", Error: text}
 	}
-	if said.OK || !slackWord.MatchString(said.Error) || s.client.endpoint.mask.clean(said.Error) != said.Error {
+	if said.OK || !slackWord.MatchString(said.Error) || s.client.clean(said.Error) != said.Error {
 		said.Error = ""
 	}
 	return said
@@ -145,18 +141,18 @@ func (s *Slack) refusal(answer *Answer, said slackAnswer, byStatus error, follow
 	if follows && (!known || slices.Contains(slackCannotFollow, said.Error)) {
 		return &Error{
 			Class: Transient, Reason: ReasonCannotFollow, Code: said.Error, CannotFollow: true,
-			Message: clean(fmt.Sprintf("%s answered %s: the message cannot follow the earlier one and is sent by itself", s.client.endpoint.url.Host, said.Error)),
+			Message: clean(fmt.Sprintf("%s answered %s: the message cannot follow the earlier one and is sent by itself", s.client.host(), said.Error)),
 		}
 	}
 	e := &Error{
 		Class: means.class, Reason: means.reason, Code: said.Error, MaybeDelivered: means.maybe,
 		RetryAfter: retryAfter(answer.Header.Get("Retry-After"), time.Now()),
 	}
-	message := fmt.Sprintf("%s answered %s", s.client.endpoint.url.Host, said.Error)
+	message := fmt.Sprintf("%s answered %s", s.client.host(), said.Error)
 	if means.advice != "" {
 		message += ": " + means.advice
 	} else if i := slices.IndexFunc(said.Metadata.Messages, func(m string) bool { return m != "" }); i >= 0 {
-		message += ": " + s.client.endpoint.mask.clean(said.Metadata.Messages[i])
+		message += ": " + s.client.clean(said.Metadata.Messages[i])
 	}
 	e.Message = clean(message)
 	return e

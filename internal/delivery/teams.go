@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"strconv"
 	"strings"
 )
 
@@ -46,15 +45,12 @@ func (t *Teams) Send(ctx context.Context, m *Message) (Receipt, error) {
 	if answer == nil {
 		return receipt, err
 	}
-	run := t.client.endpoint.mask.clean(answer.Header.Get("X-Ms-Workflow-Run-Id"))
+	run := t.client.clean(answer.Header.Get("X-Ms-Workflow-Run-Id"))
 	switch {
 	case err != nil:
 		return receipt, t.refusal(answer, Classify(err))
 	case answer.Status != http.StatusAccepted && run == "": // one that answers by itself has a run
-		return receipt, &Error{
-			Class: Ambiguous, Reason: ReasonMalformedAnswer, Code: strconv.Itoa(answer.Status), MaybeDelivered: true,
-			Message: clean(t.client.endpoint.url.Host + " answered without the run that a workflow gives: is it a workflow, or a proxy on the way?"),
-		}
+		return receipt, t.client.unlike(answer, "run", "a workflow")
 	}
 	receipt.ExternalID = run
 	return receipt, nil
@@ -72,7 +68,7 @@ func (t *Teams) refusal(answer *Answer, e *Error) *Error {
 	}
 	_ = json.Unmarshal(answer.Body, &said) // what is not there is told by the status
 	word := said.Error.Code
-	if teamsWord.MatchString(word) && t.client.endpoint.mask.clean(word) == word {
+	if teamsWord.MatchString(word) && t.client.clean(word) == word {
 		e.Code = word
 	} else if answer.Status == http.StatusNotFound || answer.Status == http.StatusGone {
 		word = "WorkflowNotFound" // of an address, not of a message
@@ -82,7 +78,7 @@ func (t *Teams) refusal(answer *Answer, e *Error) *Error {
 		return e
 	}
 	e.Class, e.Reason, e.MaybeDelivered = means.class, means.reason, means.maybe
-	e.Message = clean(fmt.Sprintf("%s answered %s: %s", t.client.endpoint.url.Host, e.Code, means.advice))
+	e.Message = clean(fmt.Sprintf("%s answered %s: %s", t.client.host(), e.Code, means.advice))
 	return e
 }
 
