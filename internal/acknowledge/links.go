@@ -3,11 +3,12 @@ package acknowledge
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"strings"
 	"time"
+
+	"kubernaut.ai/notification/internal/httpserver"
 )
 
 // Path is what comes in a link between the public address and the token.
@@ -22,17 +23,12 @@ func CheckURL(address string) error {
 	switch {
 	case err != nil, u.Host == "", u.User != nil, u.RawQuery != "", u.Fragment != "", len(address) > maxBase:
 		return fmt.Errorf("must be an address such as https://notify.example.com, of at most %d characters, without user, query or fragment", maxBase)
-	case u.Scheme == "https", u.Scheme == "http" && loopback(u.Hostname()):
+	case u.Scheme == "https", u.Scheme == "http" && httpserver.Loopback(u.Hostname()):
 		return nil
 	case u.Scheme == "http":
 		return errors.New("must begin with https://, since whoever sees a link on its way can acknowledge with it; http:// is for a loopback address only")
 	}
 	return errors.New("must begin with https://")
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // Links makes links and takes them apart again.

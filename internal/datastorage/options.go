@@ -19,6 +19,8 @@ import (
 	"go.uber.org/zap/zapcore"
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"kubernaut.ai/notification/internal/httpserver"
 )
 
 // Options are what Run and Migrate need. ParseOptions fills them from flags.
@@ -149,12 +151,10 @@ func (o *Options) validate() error {
 	if err != nil {
 		return fmt.Errorf("--listen must be host:port: %w", err)
 	}
-	ip := net.ParseIP(host)
-	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
 	switch {
 	case o.Auth != "none" && o.Auth != "kubernetes":
 		return fmt.Errorf("--auth is %q; allowed are none and kubernetes", o.Auth)
-	case o.Auth == "none" && !loopback:
+	case o.Auth == "none" && !httpserver.Loopback(host):
 		return fmt.Errorf("--auth=none is for loopback addresses only and --listen is %s; use --auth=kubernetes or listen on 127.0.0.1", o.Listen)
 	case o.RetentionDays < 0 || o.RetentionDays > maxRetentionDays:
 		return fmt.Errorf("--retention-days is %d; allowed are 0, which keeps events for good, to %d", o.RetentionDays, maxRetentionDays)

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 
 	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/internal/httpserver"
 )
 
 // Values of --on-audit-outage, --redaction and --dlq-backend.
@@ -246,9 +247,5 @@ func list(text string) []string {
 // loopback reports whether an address to listen on is of this machine alone.
 func loopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
-	}
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
+	return err == nil && httpserver.Loopback(host)
 }
