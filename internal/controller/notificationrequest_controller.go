@@ -108,6 +108,7 @@ func (r *NotificationRequestReconciler) reconcile(ctx context.Context, key types
 		return ctrl.Result{}, fmt.Errorf("get request: %w", err)
 	}
 	again := r.bury(ctx, key, nr.UID)
+	r.settleDuplicates(key, nr.UID)
 	if err != nil {
 		r.receipts.drop(key)
 		return ctrl.Result{RequeueAfter: again}, nil
@@ -166,6 +167,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		r.giveUp(nr, begun, err)
 		return ctrl.Result{}, err
 	}
+	r.settleDuplicates(key, "")
 	r.sends.forget(nr.UID, p.sends, nr.ResourceVersion != base.ResourceVersion)
 	r.receipts.forget(key, p.receipts)
 	r.start(ctx, nr, begun)

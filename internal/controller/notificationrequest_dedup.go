@@ -35,6 +35,9 @@ type dedup struct {
 
 	mu      sync.Mutex
 	waiting map[dedupGroup]map[string]bool // names
+	// doubted are requests that are sent, or are not: the answer to the write that has
+	// them sent was lost. The cache may not know of it yet.
+	doubted map[dedupGroup]v1alpha1.Duplicate
 }
 
 var dedupSeed = maphash.MakeSeed()
@@ -64,6 +67,42 @@ func (d *dedup) take(group dedupGroup) map[string]bool {
 	defer d.mu.Unlock()
 	names := d.waiting[group]
 	delete(d.waiting, group)
+	return names
+}
+
+// doubt notes that nobody knows whether status has nr sent. No other of its group is
+// sent until settle.
+func (d *dedup) doubt(nr *v1alpha1.NotificationRequest) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.doubted == nil {
+		d.doubted = map[dedupGroup]v1alpha1.Duplicate{}
+	}
+	d.doubted[groupOf(nr)] = v1alpha1.Duplicate{Name: nr.Name, UID: string(nr.UID)}
+}
+
+// inDoubt returns the request in doubt that nr has to wait for, zero for none.
+func (d *dedup) inDoubt(nr *v1alpha1.NotificationRequest) (other v1alpha1.Duplicate) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if o := d.doubted[groupOf(nr)]; o.UID != string(nr.UID) {
+		other = o
+	}
+	return other
+}
+
+// settle ends the doubt about the request of a name, unless it is about the one with
+// the given UID, and returns the names of those that wait for it.
+func (d *dedup) settle(key types.NamespacedName, except types.UID) (names map[string]bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for group, o := range d.doubted {
+		if group.namespace == key.Namespace && o.Name == key.Name && o.UID != string(except) {
+			names = d.waiting[group]
+			delete(d.doubted, group)
+			delete(d.waiting, group)
+		}
+	}
 	return names
 }
 
@@ -144,17 +183,24 @@ func (r *NotificationRequestReconciler) claim(ctx context.Context, base, nr *v1a
 		resource := v1alpha1.SchemeGroupVersion.WithResource("notificationrequests").GroupResource()
 		return apierrors.NewConflict(resource, nr.Name, fmt.Errorf("the request %s was first", original.Name))
 	}
-	return write()
+	if err = write(); err != nil && !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) {
+		r.dedup.doubt(nr)
+	}
+	return err
 }
 
-// findOriginal returns what there is to say of the request that nr repeats.
+// findOriginal returns what there is to say of the request that nr repeats, or may repeat.
 func (r *NotificationRequestReconciler) findOriginal(ctx context.Context, nr *v1alpha1.NotificationRequest, now time.Time) (v1alpha1.Duplicate, error) {
 	var list v1alpha1.NotificationRequestList
 	err := r.Client.List(ctx, &list, client.InNamespace(nr.Namespace), client.MatchingFields{originalIndex: nr.Spec.Dedup.Key}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return v1alpha1.Duplicate{}, fmt.Errorf("list requests with the same dedup key: %w", err)
 	}
-	return duplicateOf(nr, list.Items, now), nil
+	original := duplicateOf(nr, list.Items, now)
+	if original.Name == "" {
+		original = r.dedup.inDoubt(nr)
+	}
+	return original, nil
 }
 
 // duplicateOf returns the request that stands for nr among those with the same
@@ -183,6 +229,14 @@ func duplicateOf(nr *v1alpha1.NotificationRequest, others []v1alpha1.Notificatio
 // reached reports whether a channel has accepted the message.
 func reached(status *v1alpha1.NotificationRequestStatus) bool {
 	return slices.ContainsFunc(status.Deliveries, func(d v1alpha1.Delivery) bool { return d.State == v1alpha1.DeliverySent })
+}
+
+// settleDuplicates has the requests looked at that wait because of a doubt about the
+// one of a name, which is gone, or was made again with the given UID, or was written.
+func (r *NotificationRequestReconciler) settleDuplicates(key types.NamespacedName, except types.UID) {
+	for name := range r.dedup.settle(key, except) {
+		r.wake.request(types.NamespacedName{Namespace: key.Namespace, Name: name})
+	}
 }
 
 // wakeDuplicates has the requests that wait for nr looked at where the status just

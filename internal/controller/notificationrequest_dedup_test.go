@@ -8,6 +8,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -123,4 +124,71 @@ func TestOfTwoThatRepeatEachOtherTheOneIsSentWhoseIntentIsWrittenFirst(t *testin
 	b.mustLook()
 	equal(t, "waits for", b.stored().Status.DuplicateOf.Name, "quick")
 	equal(t, "places taken", len(b.sends.slots), 0)
+}
+
+func TestNoneOfAGroupIsSentWhileNobodyKnowsIfAnotherIs(t *testing.T) {
+	dedup := func(nr *v1alpha1.NotificationRequest) { nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"} }
+	named := func(name string) func(*v1alpha1.NotificationRequest) {
+		return func(nr *v1alpha1.NotificationRequest) { nr.Name, nr.UID = name, types.UID("uid-of-"+name) }
+	}
+	for name, tt := range map[string]struct {
+		gone       bool // before anybody has looked at it again
+		suppressed bool
+	}{
+		"it is":   {suppressed: true},
+		"is gone": {gone: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			object, calls := receiver(t, accept)
+			other := newRequest(dedup, named("other"))
+			other.CreationTimestamp = metav1.NewTime(time.Now())
+			b := newBench(t, newRequest(dedup), object, other)
+			first, behind := b.key, true
+			b.Client = interceptor.NewClient(b.Client.(client.WithWatch), interceptor.Funcs{
+				List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+					if behind { // as a cache that has not heard of a write yet
+						return nil
+					}
+					return c.List(ctx, list, opts...)
+				},
+			})
+			queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+			t.Cleanup(queue.ShutDown)
+			if err := b.wake.start(t.Context(), queue); err != nil {
+				t.Fatal(err)
+			}
+			b.loseNext.Store(true)
+			if _, err := b.look(); err == nil {
+				t.Fatal("no error")
+			}
+			b.key = client.ObjectKeyFromObject(other)
+			b.mustLook()
+			equal(t, "the other waits for", b.stored().Status.DuplicateOf.Name, first.Name)
+
+			b.key, behind = first, false
+			if tt.gone {
+				nr := b.stored()
+				nr.Finalizers = nil
+				if err := b.cluster.Update(t.Context(), nr); err != nil {
+					t.Fatal(err)
+				}
+				if err := b.cluster.Delete(t.Context(), nr); err != nil {
+					t.Fatal(err)
+				}
+				b.mustLook()
+			} else {
+				b.send()
+			}
+			equal(t, "requests that are looked at", queue.Len(), 1)
+			woken, _ := queue.Get()
+			equal(t, "request that is looked at", woken.NamespacedName, client.ObjectKeyFromObject(other))
+			b.key = woken.NamespacedName
+			if b.mustLook(); tt.gone {
+				b.ended()
+			}
+			equal(t, "suppressed", b.stored().Status.DuplicateOf.SuppressedTime != nil, tt.suppressed)
+			equal(t, "sent", calls.Load(), int32(1))
+			equal(t, "kept", len(b.dedup.doubted)+len(b.dedup.waiting), 0)
+		})
+	}
 }
