@@ -41,10 +41,10 @@ e2e: ## Test in the cluster of KUBECONFIG; images are loaded with $E2E_LOAD NAME
 	$$E2E_LOAD localhost/notification-datastorage:e2e bin/datastorage
 	$(GO) test -tags e2e -count=1 -timeout 30m -v ./test/e2e
 
-chaos: ## Kill and break everything, then judge (KILLS=25 REQUESTS= SEED= SLOW=30s SETUP= ONLY= MUTANTS=)
+chaos: ## Kill and break everything, then judge (KILLS=25 REQUESTS= SEED= SLOW=30s SETUP= ONLY= KINDS= MUTANTS=)
 	@assets=$$($(CONTROLPLANE)) && $(GO) test -c -o bin/chaos ./test/chaos && cd test/chaos && KUBEBUILDER_ASSETS=$$assets \
 		../../bin/chaos -test.run '$(if $(MUTANTS),TestMutants,TestChaos)' -test.timeout 0 -kills $(or $(KILLS),25) -requests $(or $(REQUESTS),0) \
-		-seed $(or $(SEED),0) -slow $(or $(SLOW),30s) -setup '$(SETUP)' -only '$(ONLY)' -mutants '$(MUTANTS)'
+		-seed $(or $(SEED),0) -slow $(or $(SLOW),30s) -setup '$(SETUP)' -only '$(ONLY)' -kinds '$(KINDS)' -mutants '$(MUTANTS)'
 
 bench: ## Measure, beside limits and marks (BENCH=NAME BENCHTIME=2s BENCH_REQUESTS=1000,10000 BENCH_ROWS=100000)
 	@echo "PostgreSQL: $(or $(POSTGRES),not found, its benchmarks are skipped)"

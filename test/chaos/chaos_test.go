@@ -19,12 +19,14 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"kubernaut.ai/notification/api/v1alpha1"
+	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/test/harness"
 )
 
@@ -35,6 +37,7 @@ var (
 	slowFlag     = flag.Duration("slow", 30*time.Second, "time that the slow sink takes")
 	onlyFlag     = flag.String("only", "", "regular expression of the faults to use")
 	setupFlag    = flag.String("setup", "", "regular expression of the setups to run, see the verdict for their names")
+	kindsFlag    = flag.String("kinds", "", "regular expression of the kinds of requests to make")
 	mutantsFlag  = flag.String("mutants", "", "regular expression of the mutants that the oracle has to catch; none where empty")
 )
 
@@ -53,11 +56,12 @@ var setups = []setup{
 // result is one line of the verdict.
 type result struct {
 	setup
-	kills, precise, episodes  int
-	requests, messages        int
-	events, ambiguous, repeat int
-	took, settled             time.Duration
-	violations                violations
+	kills, precise, episodes int
+	requests, messages       int
+	events, repeat           int
+	types                    map[string]int // of the events
+	took, settled            time.Duration
+	violations               violations
 }
 
 func TestChaos(t *testing.T) {
@@ -67,7 +71,10 @@ func TestChaos(t *testing.T) {
 	if *killsFlag == 0 {
 		t.Fatal("KILLS must be 1 or more")
 	}
-	only, wanted := expression(t, "ONLY", *onlyFlag), expression(t, "SETUP", *setupFlag)
+	only, wanted, made := expression(t, "ONLY", *onlyFlag), expression(t, "SETUP", *setupFlag), kindsOf(expression(t, "KINDS", *kindsFlag))
+	if len(made) == 0 {
+		t.Fatalf("KINDS=%s leaves no kind of requests; docs/chaos.md names them", *kindsFlag)
+	}
 	seed := *seedFlag
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -92,7 +99,7 @@ func TestChaos(t *testing.T) {
 	for i, s := range rounds {
 		part := func(n int) int { return (n*s.share + shares - 1) / shares }
 		t.Run(s.String(), func(t *testing.T) {
-			r := round{seed: seed + uint64(i), kills: part(*killsFlag), requests: part(requests), settle: settleTime, only: only}
+			r := round{seed: seed + uint64(i), kills: part(*killsFlag), requests: part(requests), settle: settleTime, only: only, kinds: made}
 			results = append(results, r.run(quiet{t}, control, p, s, i))
 		})
 	}
@@ -172,6 +179,7 @@ type round struct {
 	episodes        int           // at least
 	settle          time.Duration // for everything to be done with after the last fault
 	only            *regexp.Regexp
+	kinds           []kind // of requests, each as often as its weight has it
 }
 
 func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s setup, n int) result {
@@ -198,7 +206,7 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 		r.kills, r.episodes = 0, max(r.kills, r.episodes)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	work := newWorkload(ctx, w.kube, w.namespace, r.seed)
+	work := newWorkload(ctx, w, r.seed, r.kinds)
 	work.tasks.Go(func() { work.create(r.requests) })
 	out := result{setup: s}
 	progress := func(doing string) {
@@ -232,31 +240,34 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 	work.tasks.Wait()
 
 	h := history{
-		obligations: work.obligations(), performed: w.sinks.count(t, w.dir+"/files", logs),
+		obligations: append(work.obligations(), fresh), performed: w.sinks.count(t, w.dir+"/files", logs),
 		events: w.data.Events(t), closed: dropped(t, logs), conserved: conserved,
-		texts: append(logs, w.storage.Log()), secret: secretPrefix,
+		texts: append(logs, w.storage.Log(), w.told()), secrets: secrets, posted: w.slack.Messages(),
 	}
+	h.countPosted()
 	if !s.steps {
 		h.early, h.timeouts = w.sinks.early, w.timeouts()
 	}
 	w.storage.Kill()
-	h.obligations = append(h.obligations, fresh)
+	h.texts = append(h.texts, w.written()...)
 	out.violations = judge(h)
 	if !fresh.done() {
 		out.violations.add(promiseFresh, "a request after the last fault did not get through\n%s", harness.Describe(fresh.last))
 	}
-	for _, complaint := range slices.Concat(w.sinks.complaints, work.errs) {
+	for _, complaint := range work.errs {
 		out.violations.add(promiseSound, "%s", complaint)
+	}
+	for promise, list := range w.sinks.complaints {
+		out.violations[promise] = append(out.violations[promise], list...)
 	}
 	out.precise, out.requests, out.events = w.precise, len(h.obligations), len(h.events)
 	for _, o := range h.obligations {
-		out.messages += len(o.channels)
+		out.messages += len(o.channels())
 	}
+	out.types = map[string]int{}
 	for _, e := range h.events {
-		if e.EventType == "notification.attempt.ambiguous" {
-			out.ambiguous++
-		}
-		if e.Data.PossibleDuplicate && e.EventType == "notification.message.sent" {
+		out.types[e.EventType]++
+		if e.Data.PossibleDuplicate && e.EventType == audit.TypeMessageSent {
 			out.repeat++
 		}
 	}
@@ -378,8 +389,8 @@ func (w *world) fresh() *obligation {
 	}
 	w.create(nr)
 	o := &obligation{
-		name: nr.Name, correlation: nr.Name, uid: nr.UID, onAmbiguous: nr.Spec.OnAmbiguous, last: nr,
-		channels: []string{chConsole, chFile, chIdempotent, chPlain},
+		name: nr.Name, correlation: nr.Name, uid: nr.UID, onAmbiguous: nr.Spec.OnAmbiguous, seen: seen{last: nr},
+		expected: expected{named: []string{chConsole, chFile, chIdempotent, chPlain}},
 	}
 	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
 	defer cancel()
@@ -391,6 +402,35 @@ func (w *world) fresh() *obligation {
 		<-time.After(50 * time.Millisecond)
 	}
 	return o
+}
+
+// told returns what the managers told Kubernetes in Events.
+func (w *world) told() string {
+	var list eventsv1.EventList
+	if err := w.kube.List(w.Context(), &list, client.InNamespace(w.namespace)); err != nil {
+		w.Error(err)
+	}
+	var text strings.Builder
+	for _, e := range list.Items {
+		text.WriteString(e.Note + "\n")
+	}
+	return text.String()
+}
+
+// written returns what the programs leave on disk for themselves.
+func (w *world) written() (texts []string) {
+	for _, pattern := range []string{"datastorage.db*", "dlq-*/*/*"} {
+		paths, err := filepath.Glob(filepath.Join(w.dir, pattern))
+		if err != nil {
+			w.Error(err)
+		}
+		for _, path := range paths {
+			if text, err := os.ReadFile(path); err == nil { // or it is a directory
+				texts = append(texts, string(text))
+			}
+		}
+	}
+	return texts
 }
 
 // conserved returns the figures of the managers that have to be 0 in the end.
@@ -441,13 +481,14 @@ func dropped(t testing.TB, logs []string) (counts []int) {
 func verdict(seed uint64, results []result) []string {
 	lines := []string{
 		fmt.Sprintf("verdict, seed %d", seed),
-		"| setup | kills | at the very point | requests | messages | events | in doubt | possible duplicates | settled | took |",
-		"|---|---|---|---|---|---|---|---|---|---|",
+		"| setup | kills | at the very point | requests | messages | events | in doubt | possible duplicates | suppressed | acknowledged | escalated | settled | took |",
+		"|---|---|---|---|---|---|---|---|---|---|---|---|---|",
 	}
 	broken := violations{}
 	for _, r := range results {
-		lines = append(lines, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d | %d | %.0f s | %.0f s |", r.setup, r.kills, r.precise,
-			r.requests, r.messages, r.events, r.ambiguous, r.repeat, r.settled.Seconds(), r.took.Seconds()))
+		lines = append(lines, fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d | %.0f s | %.0f s |", r.setup, r.kills, r.precise,
+			r.requests, r.messages, r.events, r.types[audit.TypeAttemptAmbiguous], r.repeat, r.types[audit.TypeMessageSuppressed],
+			r.types[audit.TypeMessageAcknowledged], r.types[audit.TypeMessageEscalated], r.settled.Seconds(), r.took.Seconds()))
 		for promise, list := range r.violations {
 			broken[promise] = append(broken[promise], list...)
 		}

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"kubernaut.ai/notification/test/harness"
+	"kubernaut.ai/notification/test/standin"
 )
 
 // fault is one thing that goes wrong. strike begins it and returns what ends it.
@@ -76,6 +77,20 @@ func catalogue() []fault {
 		{name: "delete the signing secret", weight: 2, part: "secret", strike: deleteSecret},
 	}
 	all = append(all, crashes()...)
+	for _, f := range []struct {
+		name   string
+		strike func(*standin.Slack)
+	}{
+		{"Slack: an answer is lost", (*standin.Slack).Lose},
+		{"Slack: 429", func(s *standin.Slack) { s.Limit("1") }},
+		{"Slack: internal_error", func(s *standin.Slack) { s.Refuse("internal_error") }},
+		{"Slack: thread_not_found", func(s *standin.Slack) { s.Refuse("thread_not_found") }},
+	} {
+		all = append(all, fault{name: f.name, weight: 2, part: "Slack", strike: func(w *world, _ *rand.Rand) func() {
+			f.strike(w.slack)
+			return func() {}
+		}})
+	}
 	for _, p := range []struct {
 		name string
 		of   func(*world) *proxy
@@ -231,6 +246,10 @@ func crashes() []fault {
 		{"record", func(w *world) *proxy { return w.toStorage }, isPost},
 		{"receipt", func(w *world) *proxy { return w.api }, isWrite(true, `"recordedTime"`)},
 		{"finalizer", func(w *world) *proxy { return w.api }, isWrite(false, `"finalizers":null`)},
+		{"acknowledgement", func(w *world) *proxy { return w.api }, isWrite(true, `"acknowledgement":{`)},
+		{"escalation", func(w *world) *proxy { return w.api }, isWrite(true, `"reason":"Unanswered"`)},
+		{"suppression", func(w *world) *proxy { return w.api }, isWrite(true, `"suppressedTime"`)},
+		{"dry run", func(w *world) *proxy { return w.api }, isWrite(true, `"class":"DryRun"`)},
 	} {
 		for _, kind := range []harness.FaultKind{harness.FaultHoldBefore, harness.FaultHold} {
 			when := map[harness.FaultKind]string{harness.FaultHoldBefore: "before", harness.FaultHold: "after"}[kind]

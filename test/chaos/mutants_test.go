@@ -22,6 +22,7 @@ type mutant struct {
 
 	faults   string // regular expression of the faults of a run
 	setup    string // and of its setup
+	kinds    string // and of its requests
 	episodes int    // 25 where it is 0
 
 	tests string // package, relative to the module
@@ -111,6 +112,73 @@ var mutants = []mutant{
 		{"internal/audit/writer.go", "	defer ticker.Stop()\n", "	defer ticker.Stop()\n	defer func() { _ = s.Close(context.Background()) }()\n"},
 		{"internal/audit/buffer.go", "	s.mu.Lock()\n	kept, spills := s.keep(&e), s.spills\n", "	s.mu.Lock()\n	if s.sealed {\n		s.mu.Unlock()\n		return nil\n	}\n	kept, spills := s.keep(&e), s.spills\n"},
 	}},
+	{name: "a suppressed request is sent too", faults: "kill manager", setup: oneSQLite, kinds: "repeated", edits: []edit{{
+		controllerDir + "plan.go",
+		"	if len(nr.Status.Deliveries) > 0 || nr.Status.DuplicateOf.SuppressedTime != nil {\n",
+		"	if len(nr.Status.Deliveries) > 0 {\n",
+	}}},
+	{name: "the last one to acknowledge counts", faults: "kill manager", setup: oneSQLite, kinds: "asking", edits: []edit{{
+		"internal/acknowledge/server.go",
+		"		if err != nil || nr == nil || nr.Status.Acknowledgement.Time != nil {\n",
+		"		if err != nil || nr == nil {\n",
+	}}},
+	{name: "a page says what is not written", faults: "API server: (503|reset)|before the acknowledgement", setup: oneSQLite, kinds: "asking", edits: []edit{{
+		"internal/acknowledge/server.go",
+		"			return nil, fmt.Errorf(\"write status: %w\", err)\n",
+		"			return nr, nil\n",
+	}}},
+	{name: "a preview acknowledges", faults: "kill manager", setup: oneSQLite, kinds: "asking", edits: []edit{{
+		"internal/acknowledge/server.go",
+		"	return s.page(ctx, claims, r.Method == http.MethodPost, name)\n",
+		"	return s.page(ctx, claims, true, name)\n",
+	}}},
+	{name: "escalated though acknowledged", faults: "kill manager", setup: oneSQLite, kinds: "asking", edits: []edit{
+		{
+			controllerDir + "acknowledge.go",
+			"	case !asks(nr), nr.Status.Acknowledgement.Time != nil, nr.DeletionTimestamp",
+			"	case !asks(nr), nr.DeletionTimestamp",
+		},
+		{
+			controllerDir + "acknowledge.go",
+			"	if !asks(nr) || nr.Status.Acknowledgement.Time != nil || nr.Status.Cancellation",
+			"	if !asks(nr) || nr.Status.Cancellation",
+		},
+	}},
+	{name: "a rate limit is forgotten over a restart", faults: "kill manager", setup: oneSQLite, kinds: "limited", edits: []edit{{
+		"internal/controller/slots.go",
+		"	s.health.use(key, func(g *gate) { g.replay(starts, latest, now) })\n",
+		"	_, _ = starts, latest\n",
+	}}},
+	{name: "a wait for a rate limit spends an attempt", faults: "kill manager", setup: oneSQLite, kinds: "limited", edits: []edit{{
+		controllerDir + "attempt.go",
+		"				postpone(d, w.err, w.until)\n",
+		"				postpone(d, w.err, w.until)\n				d.Attempts++\n",
+	}}},
+	{name: "a route decides again", faults: "kill manager", setup: oneSQLite, kinds: "routed", edits: []edit{{
+		controllerDir + "route.go",
+		"	if len(nr.Status.Deliveries) > 0 || len(nr.Status.RoutedChannels) > 0 || nr",
+		"	if nr.Status.FinishedTime != nil || nr",
+	}}},
+	{name: "a retry forgets the template", faults: "kill manager", setup: oneSQLite, kinds: "templated", edits: []edit{{
+		controllerDir + "attempt.go",
+		"		m, failure := fill(object, message(nr, d.Channel, d.Attempts+1))\n",
+		"		m, failure := fill(object, message(nr, d.Channel, d.Attempts+1))\n		if d.Attempts > 0 {\n			m = message(nr, d.Channel, d.Attempts+1)\n		}\n",
+	}}},
+	{name: "a dry run sends", faults: "kill manager", setup: oneSQLite, kinds: "rehearsed", edits: []edit{{
+		controllerDir + "plan.go",
+		"	if isDryRun(nr) {\n		p.planDryRun(nr)\n",
+		"	if isDryRun(nr) && nr.Status.FinishedTime != nil {\n		p.planDryRun(nr)\n",
+	}}},
+	{name: "each attempt decides what a message follows", faults: "kill manager|Slack", setup: oneSQLite, kinds: "incident", edits: []edit{{
+		controllerDir + "followup.go",
+		"	slack, first := object.Spec.Slack, d.Attempts == 0\n",
+		"	slack, first := object.Spec.Slack, true\n",
+	}}},
+	{name: "the spec is sent as the API server answers with it", faults: "kill manager", setup: oneSQLite, edits: []edit{{
+		controllerDir + "redact.go",
+		"	err := write()\n	nr.Spec = spec\n	return err\n",
+		"	_ = spec\n	return write()\n",
+	}}},
 }
 
 // TestMutantsFit finds the mutants that no longer fit the code, without a run.
@@ -179,7 +247,11 @@ func (m mutant) run(t *testing.T, control *harness.ControlPlane, n int) (says st
 			if !regexp.MustCompile(m.setup).MatchString(s.String()) || !s.possible(t) {
 				continue
 			}
-			r := round{seed: 1, kills: 0, requests: 5 * cmp.Or(m.episodes, 25), episodes: cmp.Or(m.episodes, 25), settle: 80 * time.Second, only: regexp.MustCompile(m.faults)}
+			settle := 80 * time.Second
+			if m.kinds != "" {
+				settle = settleTime
+			}
+			r := round{seed: 1, kills: 0, requests: 5 * cmp.Or(m.episodes, 25), episodes: cmp.Or(m.episodes, 25), settle: settle, only: regexp.MustCompile(m.faults), kinds: kindsOf(regexp.MustCompile(cmp.Or(m.kinds, "plain")))}
 			found := r.run(quiet{t}, control, p, s, n).violations
 			for _, promise := range promises {
 				if len(found[promise]) > 0 && says == "" {

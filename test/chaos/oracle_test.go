@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/test/harness"
+	"kubernaut.ai/notification/test/standin"
 )
 
 // The channels of a run and what the oracle knows of each.
@@ -23,9 +25,16 @@ const (
 	chPlain      = "plain"      // performs whatever it receives
 	chSlow       = "slow"       // plain, and takes its time
 	chBad        = "bad"        // fails in many ways before it performs, or refuses for good
+	chLimited    = "limited"    // idempotent, and takes no more messages than its rate limit lets through
+	chTemplated  = "templated"  // idempotent, and has words of its own
+	chIncident   = "incident"   // in Slack, where a message replies to the first one of its incident
 )
 
-var idempotentChannels = []string{chConsole, chFile, chIdempotent, chBad}
+var (
+	idempotentChannels = []string{chConsole, chFile, chIdempotent, chBad, chLimited, chTemplated}
+	// keyed are those of them that perform each key once.
+	keyed = []string{chIdempotent, chLimited, chTemplated}
+)
 
 // message is one request on one channel.
 type message struct {
@@ -36,16 +45,88 @@ type message struct {
 // obligation is a request that the API server has taken, and so has to be honoured.
 type obligation struct {
 	name        string
-	correlation string // the oracle's own ID of the request
+	correlation string // the oracle's own ID of the request, or of its incident
 	uid         types.UID
-	channels    []string
 	onAmbiguous v1alpha1.AmbiguousPolicy
-	expires     bool                // its deadline may pass in the run
 	deleted     bool                // somebody asked for its deletion
 	words       map[string][]string // a person's words about deliveries in doubt
 
-	last *v1alpha1.NotificationRequest // as last seen, nil where never
+	expected
+	answers
+	seen
+}
+
+// expected is what a request is meant to become.
+type expected struct {
+	named      []string   // the channels that it names
+	routes     [][]string // where routes may lead it that names none
+	escalateTo []string
+	asks       bool   // for an acknowledgement
+	dry        bool   // nothing is to be sent
+	repeats    string // those of its group have the same here
+	expires    bool   // its deadline may pass in the run
+}
+
+// seen is what the API server has shown of a request.
+type seen struct {
+	last *v1alpha1.NotificationRequest // the latest, nil where never
 	gone bool
+
+	routed   []string          // where it goes, as first said
+	followed v1alpha1.FollowUp // what its message to chIncident follows, as last decided
+	strayed  []string          // how a decision was changed that had been taken
+	begun    map[int32]time.Time
+}
+
+// channels returns where a request goes that nobody has to answer for.
+func (o *obligation) channels() []string {
+	if len(o.routes) > 0 {
+		return o.routed
+	}
+	return o.named
+}
+
+// see takes another look at a request.
+func (s *seen) see(nr *v1alpha1.NotificationRequest) {
+	if s.last != nil && version(nr) < version(s.last) {
+		return
+	}
+	nr.ManagedFields = nil
+	s.last = nr
+	var routed []string
+	for _, c := range nr.Status.RoutedChannels {
+		routed = append(routed, c.Name)
+	}
+	if c := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionRouted); c != nil && c.Reason == v1alpha1.ReasonNoRouteMatched {
+		routed = []string{chConsole}
+	}
+	if s.routed == nil {
+		s.routed = routed
+	} else if !slices.Equal(routed, s.routed) {
+		s.strayed = append(s.strayed, fmt.Sprintf("routed to %v, and later to %v", s.routed, routed))
+	}
+	for _, d := range nr.Status.Deliveries {
+		switch {
+		case d.State != v1alpha1.DeliveryInFlight:
+		case d.Channel == chLimited:
+			if s.begun == nil {
+				s.begun = map[int32]time.Time{}
+			}
+			s.begun[d.Attempts] = d.StartedTime.Time // an attempt that was not made is begun anew
+		case d.Channel == chIncident:
+			separate := v1alpha1.FollowUp{Mode: v1alpha1.FollowUpSeparate, ExternalID: s.followed.ExternalID}
+			if d.Attempts > 1 && d.FollowUp != s.followed && d.FollowUp != separate {
+				s.strayed = append(s.strayed, fmt.Sprintf("follows %+v, and in attempt %d %+v", s.followed, d.Attempts, d.FollowUp))
+			}
+			s.followed = d.FollowUp
+		}
+	}
+}
+
+// version is the order in which a request was written.
+func version(nr *v1alpha1.NotificationRequest) uint64 {
+	n, _ := strconv.ParseUint(nr.ResourceVersion, 10, 64)
+	return n
 }
 
 // performance is what a channel did for one message.
@@ -62,8 +143,9 @@ type history struct {
 	closed      []int // the events that each audit store that was closed had dropped
 	conserved   map[string]float64
 	early       map[message]string       // tries that came before the time that the channel had asked for
-	texts       []string                 // all that the programs printed
-	secret      string                   // what no text may hold
+	texts       []string                 // all that the programs printed and wrote down
+	secrets     []string                 // what no text may hold
+	posted      []standin.SlackMessage   // in chIncident
 	timeouts    map[string]time.Duration // of each channel, with the grace for its outcome; nil where clocks were stepped
 }
 
@@ -96,18 +178,32 @@ const (
 	promiseDropped    = "no audit store drops an event or loses count"
 	promiseSound      = "what is sent is signed and well formed"
 	promiseFresh      = "a fresh request goes through at the end"
+
+	promiseDecided      = "where a message goes and what it follows is decided once"
+	promiseRepeated     = "of requests that repeat one another one is sent"
+	promiseSuppressed   = "what is suppressed is not sent, and names what was"
+	promiseRate         = "no more attempts begin than a rate limit lets through"
+	promiseWait         = "no wait for a limit or a circuit spends an attempt"
+	promiseWords        = "a channel with a template gets its words"
+	promiseDry          = "a dry run performs nothing and has one event for each channel"
+	promiseAcknowledged = "whoever is told to have acknowledged is recorded, once"
+	promiseButton       = "nothing but the button of a link acknowledges"
+	promiseEscalated    = "what nobody acknowledges is escalated once, nothing else is"
+	promiseReply        = "a reply is to an earlier message of its incident"
 )
 
 var promises = []string{
 	promiseTerminal, promiseAccepted, promiseUnfounded, promiseUndecided, promiseIdempotent, promiseTwice, promiseHold,
 	promiseFence, promiseReason, promiseSecret, promiseTime, promiseAttempts, promiseIDs, promiseLog, promiseFinished, promiseReceipts, promiseCancelled, promiseDropped, promiseSound, promiseFresh,
+	promiseDecided, promiseRepeated, promiseSuppressed, promiseRate, promiseWait, promiseWords, promiseDry, promiseAcknowledged, promiseButton, promiseEscalated, promiseReply,
 }
 
-// told is what the events say about one message.
+// told is what the events say about one message or, with no channel, about a request.
 type told struct {
 	sent, failed       []harness.Stored
 	attempts           map[int]harness.Stored
 	ambiguous, refused int
+	others             map[string][]harness.Stored // by their type
 }
 
 // judge compares what happened with what was promised. It has no part in the run.
@@ -115,24 +211,30 @@ func judge(h history) violations {
 	v := violations{}
 	judgeLog(h, v)
 	byMessage := judgeEvents(h, v)
+	known := map[types.UID]*obligation{}
 	for _, o := range h.obligations {
-		for _, ch := range o.channels {
-			m := message{o.uid, ch}
-			judgeMessage(o, m, h.performed[m], byMessage[m], v)
-		}
+		known[o.uid] = o
+		h.judgeRequest(o, byMessage, v)
 		if !o.gone {
-			judgeStatus(o, byMessage, h.events, h.secret, v)
+			h.judgeStatus(o, byMessage, v)
 		}
-	}
-	known := map[types.UID]bool{}
-	for _, o := range h.obligations {
-		known[o.uid] = true
 	}
 	for m, p := range h.performed {
-		if !known[m.uid] {
+		if o := known[m.uid]; o == nil {
 			v.add(promiseUnfounded, "%s performed %d messages of a request %s that nobody made", m.channel, p.times, m.uid)
+		} else if byMessage[m] == nil {
+			v.add(promiseDecided, "%s performed %d messages of %s, which goes to %v", m.channel, p.times, o.name, o.channels())
 		}
 	}
+	h.judgeRepeats(byMessage, v)
+	h.judgeRate(byMessage, v)
+	h.judgeReplies(known, v)
+	h.judgePrograms(byMessage, v)
+	return v
+}
+
+// judgePrograms looks at what the programs leave, and at when they have tried.
+func (h *history) judgePrograms(byMessage map[message]*told, v violations) {
 	for _, dropped := range h.closed {
 		if dropped != 0 {
 			v.add(promiseDropped, "an audit store closed with dropped_count %d", dropped)
@@ -145,16 +247,45 @@ func judge(h history) violations {
 		}
 	}
 	for i, text := range h.texts {
-		if strings.Contains(text, h.secret) {
-			v.add(promiseSecret, "program %d has printed it", i)
-		}
+		h.findSecrets(text, v, "text %d", i)
 	}
 	for name, value := range h.conserved {
 		if value != 0 {
 			v.add(promiseDropped, "%s is %g at the end", name, value)
 		}
 	}
-	return v
+}
+
+// findSecrets looks for what must not be in a text.
+func (h *history) findSecrets(text string, v violations, where string, args ...any) {
+	for _, secret := range h.secrets {
+		if i := strings.Index(text, secret); i >= 0 {
+			v.add(promiseSecret, "%s has it: %q", fmt.Sprintf(where, args...), text[max(0, i-200):min(len(text), i+200)])
+		}
+	}
+}
+
+// judgeRequest looks at what became of one request.
+func (h *history) judgeRequest(o *obligation, byMessage map[message]*told, v violations) {
+	about := byMessage[message{o.uid, ""}].others
+	switch {
+	case o.dry:
+		h.judgeDry(o, byMessage, v)
+	case len(about[audit.TypeMessageSuppressed]) > 0:
+		h.judgeSuppressed(o, byMessage, v)
+	default:
+		for _, ch := range o.channels() {
+			m := message{o.uid, ch}
+			judgeMessage(o, m, h.performed[m], byMessage[m], v)
+		}
+	}
+	h.judgeAnswers(o, byMessage, v)
+	for _, text := range o.strayed {
+		v.add(promiseDecided, "%s: %s", o.name, text)
+	}
+	if len(o.routes) > 0 && !slices.ContainsFunc(o.routes, func(channels []string) bool { return slices.Equal(channels, o.routed) }) {
+		v.add(promiseDecided, "%s was routed to %v, want one of %v", o.name, o.routed, o.routes)
+	}
 }
 
 // judgeLog looks at the log alone.
@@ -173,65 +304,80 @@ func judgeLog(h history, v violations) {
 	}
 }
 
+// aboutRequest are the types of events that are about no channel's message.
+var aboutRequest = []string{audit.TypeRequestCancelled, audit.TypeMessageSuppressed, audit.TypeMessageAcknowledged, audit.TypeMessageEscalated}
+
 // judgeEvents finds the fact behind each event, and sorts the events by message.
 func judgeEvents(h history, v violations) map[message]*told {
 	all, owners := map[message]*told{}, map[types.UID]*obligation{}
 	for _, o := range h.obligations {
 		owners[o.uid] = o
-		for _, ch := range o.channels {
-			all[message{o.uid, ch}] = &told{attempts: map[int]harness.Stored{}}
+		for _, ch := range slices.Concat(o.channels(), o.escalateTo, []string{""}) {
+			all[message{o.uid, ch}] = &told{attempts: map[int]harness.Stored{}, others: map[string][]harness.Stored{}}
 		}
 	}
-	cancelled := map[types.UID]int{}
 	for _, e := range h.events {
-		if strings.Contains(string(e.EventData)+e.ErrorMessage, h.secret) {
-			v.add(promiseSecret, "event %s has it", e.EventID)
-		}
+		h.findSecrets(string(e.EventData)+e.ErrorMessage, v, "event %s", e.EventID)
 		uid := types.UID(e.Data.UID)
-		o, t := owners[uid], all[message{uid, e.Data.Channel}]
-		parts := []string{e.EventType, e.Data.UID}
+		m, parts := message{uid, e.Data.Channel}, []string{e.EventType, e.Data.UID, e.Data.Channel}
+		if slices.Contains(aboutRequest, e.EventType) {
+			m.channel, parts = "", parts[:2]
+		}
+		o, t := owners[uid], all[m]
 		switch {
 		case o == nil || e.CorrelationID != o.correlation || e.ResourceID != o.name:
 			v.add(promiseAttempts, "no request explains event %s: %s of %s", e.EventID, e.EventType, e.ResourceID)
 			continue
-		case e.EventType == audit.TypeRequestCancelled:
-			if cancelled[uid]++; cancelled[uid] > 1 || !o.deleted {
-				v.add(promiseCancelled, "%s: cancelled %d times, deleted by its owner: %t", o.name, cancelled[uid], o.deleted)
-			}
-		case t == nil:
-			v.add(promiseAttempts, "%s: %s tells of a channel %q that it does not name", o.name, e.EventType, e.Data.Channel)
+		case t == nil || (m.channel == "") != (len(parts) == 2):
+			v.add(promiseAttempts, "%s: %s tells of a channel %q that it does not go to", o.name, e.EventType, e.Data.Channel)
 			continue
-		default:
-			parts = append(parts, e.Data.Channel)
-			switch e.EventType {
-			case audit.TypeMessageSent:
-				t.sent = append(t.sent, e)
-			case audit.TypeMessageFailed:
-				t.failed = append(t.failed, e)
-			case audit.TypeAttemptFailed, audit.TypeAttemptAmbiguous:
-				parts = append(parts, fmt.Sprint(e.Data.Attempt))
-				if _, ok := t.attempts[e.Data.Attempt]; ok {
-					v.add(promiseAttempts, "%s on %s: attempt %d has more than one event", o.name, e.Data.Channel, e.Data.Attempt)
-				}
-				t.attempts[e.Data.Attempt] = e
-				if e.EventType == audit.TypeAttemptAmbiguous {
-					t.ambiguous++
-					wait, known := h.timeouts[e.Data.Channel]
-					if known && e.Data.Error == "OutcomeUnknown" && (e.DurationMS == nil || *e.DurationMS < wait.Milliseconds()) {
-						v.add(promiseFence, "%s on %s: in doubt too early, %s may pass\n%+v", o.name, e.Data.Channel, wait, e)
-					}
-				} else {
-					t.refused++
-				}
-			default:
-				v.add(promiseAttempts, "%s: nobody knows the event type %s", o.name, e.EventType)
-			}
+		}
+		if e.EventType == audit.TypeAttemptFailed || e.EventType == audit.TypeAttemptAmbiguous {
+			parts = append(parts, fmt.Sprint(e.Data.Attempt))
 		}
 		if want := audit.EventID(parts...); e.EventID != want {
 			v.add(promiseIDs, "%s: %s has ID %s, want %s", o.name, strings.Join(parts, "/"), e.EventID, want)
 		}
+		h.tell(o, t, e, v)
 	}
 	return all
+}
+
+// waits are the reasons for which a message waits without an attempt.
+var waits = []string{"ChannelRateLimit", "ChannelThrottled", "CircuitOpen"}
+
+// tell adds an event to what is told about a message or a request.
+func (h *history) tell(o *obligation, t *told, e harness.Stored, v violations) {
+	switch e.EventType {
+	case audit.TypeMessageSent:
+		t.sent = append(t.sent, e)
+	case audit.TypeMessageFailed:
+		t.failed = append(t.failed, e)
+	case audit.TypeAttemptFailed, audit.TypeAttemptAmbiguous:
+		if _, ok := t.attempts[e.Data.Attempt]; ok {
+			v.add(promiseAttempts, "%s on %s: attempt %d has more than one event", o.name, e.Data.Channel, e.Data.Attempt)
+		}
+		t.attempts[e.Data.Attempt] = e
+		if slices.Contains(waits, e.Data.Error) {
+			v.add(promiseWait, "%s on %s: attempt %d failed with %s", o.name, e.Data.Channel, e.Data.Attempt, e.Data.Error)
+		}
+		if e.EventType == audit.TypeAttemptFailed {
+			t.refused++
+			return
+		}
+		t.ambiguous++
+		wait, known := h.timeouts[e.Data.Channel]
+		if known && e.Data.Error == "OutcomeUnknown" && (e.DurationMS == nil || *e.DurationMS < wait.Milliseconds()) {
+			v.add(promiseFence, "%s on %s: in doubt too early, %s may pass\n%+v", o.name, e.Data.Channel, wait, e)
+		}
+	case audit.TypeRequestCancelled, audit.TypeMessageSuppressed, audit.TypeMessageAcknowledged, audit.TypeMessageEscalated, audit.TypeMessageDryRun:
+		t.others[e.EventType] = append(t.others[e.EventType], e)
+		if n := len(t.others[audit.TypeRequestCancelled]); n > 1 || n > 0 && (!o.deleted || o.dry) {
+			v.add(promiseCancelled, "%s: cancelled %d times, deleted by its owner: %t", o.name, n, o.deleted)
+		}
+	default:
+		v.add(promiseAttempts, "%s: nobody knows the event type %s", o.name, e.EventType)
+	}
 }
 
 // judgeMessage compares what a channel did for a message with what the log says.
@@ -258,7 +404,7 @@ func judgeMessage(o *obligation, m message, p performance, t *told, v violations
 		say(promiseUndecided, "it could have been sent: %s", t.failed[0].ErrorMessage)
 	}
 	if slices.Contains(idempotentChannels, m.channel) {
-		if p.times > 0 && len(p.keys) != 1 || m.channel == chIdempotent && p.times > 1 {
+		if p.times > 0 && len(p.keys) != 1 || slices.Contains(keyed, m.channel) && p.times > 1 {
 			say(promiseIdempotent, "%d keys", len(p.keys))
 		}
 		return
@@ -283,21 +429,19 @@ func judgeMessage(o *obligation, m message, p performance, t *told, v violations
 }
 
 // judgeStatus looks at a request that is still there.
-func judgeStatus(o *obligation, byMessage map[message]*told, events []harness.Stored, secret string, v violations) {
+func (h *history) judgeStatus(o *obligation, byMessage map[message]*told, v violations) {
 	nr := o.last
 	if nr == nil {
 		v.add(promiseFinished, "%s was never seen", o.name)
 		return
 	}
-	if strings.Contains(harness.Describe(nr), secret) {
-		v.add(promiseSecret, "the status of %s has it", o.name)
-	}
+	h.findSecrets(harness.Describe(&v1alpha1.NotificationRequest{Status: nr.Status}), v, "the status of %s", o.name)
 	if nr.Status.FinishedTime == nil || !meta.IsStatusConditionTrue(nr.Status.Conditions, v1alpha1.ConditionAudited) || len(nr.Finalizers) > 0 {
 		v.add(promiseFinished, "%s is not done with\n%s", o.name, harness.Describe(nr))
 		return
 	}
 	places := map[string]int64{}
-	for _, e := range events {
+	for _, e := range h.events {
 		if types.UID(e.Data.UID) == o.uid {
 			places[e.EventID.String()] = e.LogIndex
 		}
@@ -307,10 +451,18 @@ func judgeStatus(o *obligation, byMessage map[message]*told, events []harness.St
 			v.add(promiseReceipts, "%s: %s is %+v, and the log has it at %d (%t)", o.name, what, r, place, ok)
 		}
 	}
+	for what, r := range map[string]v1alpha1.AuditRecord{
+		"cancellation": nr.Status.Cancellation.Audit, "duplicateOf": nr.Status.DuplicateOf.Audit,
+		"acknowledgement": nr.Status.Acknowledgement.Audit, "escalation": nr.Status.Escalation.Audit,
+	} {
+		if r.EventID != "" {
+			receipt(what, r)
+		}
+	}
 	for _, d := range nr.Status.Deliveries {
 		t := byMessage[message{o.uid, d.Channel}]
-		if t == nil || !slices.Contains(o.channels, d.Channel) {
-			v.add(promiseAttempts, "%s: status has a channel %s that it does not name", o.name, d.Channel)
+		if t == nil {
+			v.add(promiseAttempts, "%s: status has a channel %s that it does not go to", o.name, d.Channel)
 			continue
 		}
 		receipt(d.Channel, d.Audit)

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
@@ -13,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +23,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"k8s.io/apimachinery/pkg/types"
 
+	"kubernaut.ai/notification/internal/delivery"
 	"kubernaut.ai/notification/test/harness"
 )
 
@@ -33,15 +36,20 @@ type sinks struct {
 	mu         sync.Mutex
 	secrets    [][]byte // signing secrets that are good, the newest last
 	performed  map[message]performance
+	contents   map[message][]byte    // what came first
+	links      map[message]string    // by which a message that was performed is acknowledged
 	tries      map[message]int       // of chBad
 	notBefore  map[message]time.Time // when the next try may come
 	early      map[message]string
-	complaints []string
+	complaints violations
 }
 
 func newSinks(t testing.TB, slow time.Duration) *sinks {
 	t.Helper()
-	s := &sinks{slow: slow, performed: map[message]performance{}, tries: map[message]int{}, notBefore: map[message]time.Time{}, early: map[message]string{}}
+	s := &sinks{
+		slow: slow, performed: map[message]performance{}, contents: map[message][]byte{}, links: map[message]string{},
+		tries: map[message]int{}, notBefore: map[message]time.Time{}, early: map[message]string{}, complaints: violations{},
+	}
 	listener, err := net.Listen("tcp", harness.FreeAddress(t))
 	if err != nil {
 		t.Fatal(err)
@@ -60,11 +68,20 @@ func newSinks(t testing.TB, slow time.Duration) *sinks {
 
 // document is what the oracle reads of a message.
 type document struct {
-	ID      string `json:"id"`
-	Channel string `json:"channel"`
-	Request struct {
-		UID types.UID `json:"uid"`
+	ID            string `json:"id"`
+	Channel       string `json:"channel"`
+	Priority      string `json:"priority"`
+	Subject       string `json:"subject"`
+	Body          string `json:"body"`
+	CorrelationID string `json:"correlation_id"`
+	Request       struct {
+		Name string    `json:"name"`
+		UID  types.UID `json:"uid"`
 	} `json:"request"`
+	Links []struct {
+		Label string `json:"label"`
+		URL   string `json:"url"`
+	} `json:"links"`
 }
 
 // ServeHTTP performs a message, unless it is the bad channel's turn to fail.
@@ -75,20 +92,21 @@ func (s *sinks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var d document
 	if err := json.Unmarshal(body, &d); err != nil || d.ID != r.Header.Get("Idempotency-Key") || "/"+d.Channel != r.URL.Path {
-		s.complain("%s: a message that is not one: %v: %s", r.URL.Path, err, body)
+		s.complain(promiseSound, "%s: a message that is not one: %v: %s", r.URL.Path, err, body)
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
 	m := message{d.Request.UID, d.Channel}
+	s.checkContent(m, d, body)
 	switch d.Channel {
 	case chIdempotent:
 		s.checkSignature(r.Header, body)
 	case chBad:
-		if s.fail(w, m) {
+		if s.fail(w, m, body) {
 			return
 		}
 	}
-	s.perform(m, d.ID, d.Channel == chIdempotent)
+	s.perform(m, d)
 	if d.Channel == chSlow {
 		select {
 		case <-time.After(s.slow):
@@ -100,10 +118,40 @@ func (s *sinks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, `{"id":"receipt-%s"}`, d.ID)
 }
 
-func (s *sinks) perform(m message, key string, once bool) {
+func (s *sinks) perform(m message, d document) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	add(s.performed, m, key, once)
+	add(s.performed, m, d.ID, slices.Contains(keyed, d.Channel))
+	if len(d.Links) > 0 && d.Links[0].Label == delivery.AcknowledgeLabel {
+		s.links[m] = d.Links[0].URL
+	}
+}
+
+// link is the link by which a message can be acknowledged, "" where nobody has it.
+func (s *sinks) link(m message) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.links[m]
+}
+
+// checkContent wants of a message what each attempt has, and no attempt may have.
+func (s *sinks) checkContent(m message, d document, body []byte) {
+	s.mu.Lock()
+	first, ok := s.contents[m]
+	if !ok {
+		s.contents[m] = body
+	}
+	s.mu.Unlock()
+	if ok && !bytes.Equal(first, body) {
+		s.complain(promiseSound, "an attempt with other content than the first: %s, %s", first, body)
+	}
+	if bytes.Contains(body, []byte(planted)) {
+		s.complain(promiseSecret, "%s got the password: %s", m.channel, body)
+	}
+	subject, words := "["+strings.ToUpper(d.Priority)+"] Message ", d.Request.Name+" of "+d.CorrelationID
+	if d.Channel == chTemplated && (!strings.HasPrefix(d.Subject, subject) || d.Body != words) {
+		s.complain(promiseWords, "%q and %q, want %q and %q", d.Subject, d.Body, subject, words)
+	}
 }
 
 // add counts a performance, of each key once where the channel is said to do so.
@@ -121,7 +169,7 @@ func add(all map[message]performance, m message, key string, once bool) {
 
 // fail answers badly, as often as the message's UID has it. A message in eight is
 // refused for good.
-func (s *sinks) fail(w http.ResponseWriter, m message) bool {
+func (s *sinks) fail(w http.ResponseWriter, m message, body []byte) bool {
 	hash := fnv.New32()
 	_, _ = io.WriteString(hash, string(m.uid))
 	draw := hash.Sum32()
@@ -145,7 +193,7 @@ func (s *sinks) fail(w http.ResponseWriter, m message) bool {
 	}
 	switch refusal {
 	case 0:
-		w.WriteHeader(http.StatusInternalServerError)
+		http.Error(w, "we do not like "+string(body), http.StatusInternalServerError)
 	case 1:
 		w.Header().Set("Retry-After", "2")
 		w.WriteHeader(http.StatusTooManyRequests)
@@ -165,10 +213,10 @@ func (s *sinks) fail(w http.ResponseWriter, m message) bool {
 	return true
 }
 
-func (s *sinks) complain(format string, args ...any) {
+func (s *sinks) complain(promise, format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.complaints = append(s.complaints, fmt.Sprintf(format, args...))
+	s.complaints.add(promise, format, args...)
 }
 
 func (s *sinks) trust(secret []byte) {
@@ -189,7 +237,7 @@ func (s *sinks) checkSignature(header http.Header, body []byte) {
 			return
 		}
 	}
-	s.complain("a message with a signature that no secret made: %v", header)
+	s.complain(promiseSound, "a message with a signature that no secret made: %v", header)
 }
 
 // count returns what all channels have performed: the webhooks, the files
@@ -210,6 +258,9 @@ func (s *sinks) count(t testing.TB, root string, logs []string) map[message]perf
 		var d document
 		if err := json.Unmarshal(text, &d); err != nil {
 			return fmt.Errorf("%s is no message: %w", path, err)
+		}
+		if bytes.Contains(text, []byte(planted)) {
+			s.complain(promiseSecret, "%s has the password: %s", path, text)
 		}
 		add(all, message{d.Request.UID, d.Channel}, d.ID, false)
 		return nil

@@ -31,6 +31,9 @@ type workload struct {
 	namespace string
 	ctx       context.Context
 	tasks     sync.WaitGroup
+	kinds     []kind
+	sinks     *sinks
+	pages     []string // addresses at which messages can be acknowledged
 
 	mu     sync.Mutex
 	rng    *rand.Rand
@@ -42,13 +45,17 @@ type workload struct {
 	room   chan struct{}
 }
 
-func newWorkload(ctx context.Context, kube client.WithWatch, namespace string, seed uint64) *workload {
+func newWorkload(ctx context.Context, world *world, seed uint64, kinds []kind) *workload {
 	w := &workload{
-		kube: kube, namespace: namespace, ctx: ctx, rng: rand.New(rand.NewPCG(seed, 1)),
-		ledger: map[types.UID]*obligation{}, room: make(chan struct{}, 1),
+		kube: world.kube, namespace: world.namespace, ctx: ctx, rng: rand.New(rand.NewPCG(seed, 1)),
+		kinds: kinds, sinks: world.sinks, ledger: map[types.UID]*obligation{}, room: make(chan struct{}, 1),
+	}
+	for _, r := range world.replicas {
+		w.pages = append(w.pages, r.pages)
 	}
 	w.tasks.Go(w.watch)
 	w.tasks.Go(w.answer)
+	w.tasks.Go(w.reroute)
 	return w
 }
 
@@ -115,36 +122,35 @@ func (w *workload) one() {
 	nr := &v1alpha1.NotificationRequest{
 		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("r%05d", n), Namespace: w.namespace},
 		Spec: v1alpha1.NotificationRequestSpec{
-			Subject: fmt.Sprint("Message ", n), Body: "A body that\nhas lines.", CorrelationID: fmt.Sprintf("c%05d", n),
+			Subject: fmt.Sprint("Message ", n), Body: "A body that\nhas lines.\npassword: " + planted, CorrelationID: fmt.Sprintf("c%05d", n),
 			Retry: v1alpha1.RetryPolicy{MaxAttempts: maxAttempts, InitialDelay: "200ms", MaxDelay: "3s"},
 			OnAmbiguous: pick(w, v1alpha1.AmbiguousRetry, v1alpha1.AmbiguousRetry, v1alpha1.AmbiguousRetry,
 				v1alpha1.AmbiguousHold, v1alpha1.AmbiguousAssumeSent),
 		},
 	}
-	for _, ch := range pick(w,
-		[]string{chConsole}, []string{chFile}, []string{chIdempotent}, []string{chIdempotent, chFile},
-		[]string{chPlain}, []string{chPlain}, []string{chPlain, chConsole}, []string{chPlain, chIdempotent, chFile},
-		[]string{chBad}, []string{chBad, chPlain}, []string{chSlow},
-	) {
+	k := pick(w, w.kinds...)
+	owed := k.make(w, n, nr)
+	for _, ch := range owed.named {
 		nr.Spec.Channels = append(nr.Spec.Channels, v1alpha1.ChannelReference{Name: ch})
 	}
-	fate := pick(w, "", "", "", "", "", "", "", "suspend", "delete", "recreate", "expire", "later", "ttl")
+	fate := pick(w, k.fates...)
 	switch fate {
 	case "suspend":
 		nr.Spec.Suspend = new(true)
 	case "expire":
-		nr.Spec.Deadline = "10s"
+		nr.Spec.Deadline, owed.expires = "10s", true
 	case "later":
 		nr.Spec.NotBefore = new(metav1.NewTime(time.Now().Add(3 * time.Second)))
 	case "ttl":
 		nr.Spec.TTLSecondsAfterFinished = new(int32(1))
 	}
-	o := w.submit(nr)
-	if o == nil {
-		return
+	if o := w.submit(nr, owed); o != nil {
+		w.meddle(o, nr, fate, time.Duration(pick(w, 0, 20, 100, 500, 2000))*time.Millisecond)
 	}
-	o.expires = fate == "expire"
-	delay := time.Duration(pick(w, 0, 20, 100, 500, 2000)) * time.Millisecond
+}
+
+// meddle does with a request what somebody had in mind for it, some time later.
+func (w *workload) meddle(o *obligation, nr *v1alpha1.NotificationRequest, fate string, delay time.Duration) {
 	switch fate {
 	case "suspend":
 		w.tasks.Go(func() {
@@ -166,9 +172,11 @@ func (w *workload) one() {
 				return client.IgnoreNotFound(w.kube.Delete(w.ctx, w.object(o), client.Preconditions{UID: &o.uid}))
 			})
 			if fate == "recreate" {
-				again := &v1alpha1.NotificationRequest{ObjectMeta: metav1.ObjectMeta{Name: o.name, Namespace: w.namespace}, Spec: nr.Spec}
+				again := &v1alpha1.NotificationRequest{
+					ObjectMeta: metav1.ObjectMeta{Name: o.name, Namespace: w.namespace, Labels: nr.Labels}, Spec: nr.Spec,
+				}
 				again.Spec.CorrelationID = o.correlation + "-again"
-				w.submit(again)
+				w.submit(again, o.expected)
 				w.mu.Lock()
 				w.coming--
 				w.mu.Unlock()
@@ -179,7 +187,7 @@ func (w *workload) one() {
 
 // submit creates a request and enters it into the ledger. While another of its
 // name is on its way out, and while the API server does not answer, it waits.
-func (w *workload) submit(nr *v1alpha1.NotificationRequest) *obligation {
+func (w *workload) submit(nr *v1alpha1.NotificationRequest, owed expected) *obligation {
 	created := nr.DeepCopy()
 	w.persist(func() error {
 		created = nr.DeepCopy()
@@ -201,17 +209,18 @@ func (w *workload) submit(nr *v1alpha1.NotificationRequest) *obligation {
 	}
 	o := &obligation{
 		name: nr.Name, correlation: nr.Spec.CorrelationID, uid: created.UID, onAmbiguous: nr.Spec.OnAmbiguous,
-		words: map[string][]string{},
-	}
-	for _, ref := range nr.Spec.Channels {
-		o.channels = append(o.channels, ref.Name)
+		expected: owed, words: map[string][]string{},
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if known, ok := w.ledger[o.uid]; ok { // the watch was first
-		o.last, o.gone = known.last, known.gone
+		o.seen = known.seen
 	}
 	w.ledger[o.uid] = o
+	if owed.asks {
+		o.answering = true
+		w.tasks.Go(func() { w.person(o) })
+	}
 	return o
 }
 
@@ -310,41 +319,10 @@ func (w *workload) see(nr *v1alpha1.NotificationRequest, gone bool) {
 		w.ledger[nr.UID] = o
 	}
 	nr.ManagedFields = nil
-	o.last, o.gone = nr, o.gone || gone
+	o.gone = o.gone || gone
+	o.see(nr)
 	if o.done() {
 		w.more()
-	}
-}
-
-// answer gives a person's word about deliveries that are held in doubt.
-func (w *workload) answer() {
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-w.ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		for _, o := range w.obligations() {
-			w.mu.Lock()
-			nr := o.last
-			skip := nr == nil || o.gone || nr.Annotations[v1alpha1.ResolveAnnotation] != ""
-			w.mu.Unlock()
-			if skip {
-				continue
-			}
-			i := slices.IndexFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool { return d.State == v1alpha1.DeliveryAmbiguous })
-			if i < 0 {
-				continue
-			}
-			ch, word := nr.Status.Deliveries[i].Channel, pick(w, "Sent", "Sent", "Failed", "Retry")
-			w.mu.Lock()
-			o.words[ch] = append(o.words[ch], word) // whether or not it will be heard
-			w.mu.Unlock()
-			_ = w.patch(o, fmt.Sprintf(`{"metadata":{"uid":%q,"resourceVersion":%q,"annotations":{%q:"%s=%s"}}}`,
-				o.uid, nr.ResourceVersion, v1alpha1.ResolveAnnotation, ch, word))
-		}
 	}
 }
 
@@ -374,7 +352,7 @@ func (w *workload) counts() (made, done int) {
 			continue
 		}
 		made++
-		if o.done() {
+		if o.done() && !o.answering {
 			done++
 		}
 	}

@@ -27,6 +27,7 @@ import (
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/test/harness"
+	"kubernaut.ai/notification/test/standin"
 )
 
 // setup is what a round runs with.
@@ -58,6 +59,7 @@ type world struct {
 	storage        *harness.Process
 	storageAddress string
 	data           harness.DataStorage
+	slack          *standin.Slack
 
 	api, toStorage, toSinks *proxy
 	replicas                []*replica
@@ -71,6 +73,7 @@ type replica struct {
 	dlq            string // the directory of its dead-letter queue
 	step           string // the file that sets its clock off
 	metrics, probe string
+	pages          string // the address of the pages behind acknowledge links
 }
 
 // programs are the programs of a round, as they were built for it.
@@ -88,7 +91,7 @@ func newWorld(t testing.TB, control *harness.ControlPlane, p programs, s setup, 
 		t.Fatal(err)
 	}
 	w.kube = harness.NewClient(t, config)
-	w.sinks = newSinks(t, slow)
+	w.sinks, w.slack = newSinks(t, slow), standin.NewSlack(t)
 	w.storageAddress = harness.FreeAddress(t)
 	w.data = harness.DataStorage{URL: "http://" + w.storageAddress}
 	w.toStorage = newProxy(harness.NewFaultProxy(t, w.data.URL, nil))
@@ -115,7 +118,11 @@ func (w *world) startReplica(program string, n int) {
 	w.Helper()
 	r := &replica{
 		dlq: filepath.Join(w.dir, fmt.Sprint("dlq-", n)), step: filepath.Join(w.dir, fmt.Sprint("step-", n)),
-		metrics: harness.FreeAddress(w), probe: harness.FreeAddress(w),
+		metrics: harness.FreeAddress(w), probe: harness.FreeAddress(w), pages: harness.FreeAddress(w),
+	}
+	keys := filepath.Join(w.dir, "acknowledge.keys")
+	if err := os.WriteFile(keys, []byte(secretPrefix+"of-all-links"), 0o600); err != nil {
+		w.Fatal(err)
 	}
 	args := []string{
 		"--kubeconfig", w.control.Kubeconfig(w, w.api.URL, w.api.CA, user),
@@ -124,6 +131,7 @@ func (w *world) startReplica(program string, n int) {
 		"--metrics-bind-address", r.metrics, "--health-probe-bind-address", r.probe,
 		"--file-root", filepath.Join(w.dir, "files"),
 		"--delivery-allow-networks", "127.0.0.0/8",
+		"--acknowledge-url", "http://" + pagesHost, "--acknowledge-bind-address", r.pages, "--acknowledge-key-file", keys,
 		"--audit-buffer-size", "10", "--audit-batch-size", "10", // so that they overflow
 		"--leader-elect=" + strconv.FormatBool(w.managers > 1), "--leader-elect-namespace", w.namespace,
 	}
@@ -157,7 +165,12 @@ func mountSmall(tb testing.TB, dir string) error {
 	return nil
 }
 
-// prepareCluster makes the namespace, the channels and the manager's rights.
+// pagesHost is what acknowledge links begin with. People know by which addresses they
+// get there.
+const pagesHost = "localhost"
+
+// prepareCluster makes the namespace, the channels, the routes and the manager's
+// rights.
 func (w *world) prepareCluster() {
 	w.Helper()
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}})
@@ -183,19 +196,46 @@ func (w *world) prepareCluster() {
 	channel := func(name string, spec v1alpha1.NotificationChannelSpec) {
 		w.create(&v1alpha1.NotificationChannel{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace}, Spec: spec})
 	}
-	webhook := func(name string, idempotent bool, signed v1alpha1.SecretKeyRef) {
-		timeout := w.timeouts()[name] - outcomeGrace
-		channel(name, v1alpha1.NotificationChannelSpec{
-			Type: v1alpha1.ChannelWebhook, Timeout: v1alpha1.Duration(timeout.String()),
+	timeout := func(name string) v1alpha1.Duration {
+		return v1alpha1.Duration((w.timeouts()[name] - outcomeGrace).String())
+	}
+	webhook := func(name string, idempotent bool, signed v1alpha1.SecretKeyRef, more ...func(*v1alpha1.NotificationChannelSpec)) {
+		spec := v1alpha1.NotificationChannelSpec{
+			Type: v1alpha1.ChannelWebhook, Timeout: timeout(name),
 			Webhook: &v1alpha1.WebhookChannel{URL: w.toSinks.URL + "/" + name, Idempotent: new(idempotent), SigningSecretRef: signed},
-		})
+		}
+		for _, change := range more {
+			change(&spec)
+		}
+		channel(name, spec)
 	}
 	channel(chFile, v1alpha1.NotificationChannelSpec{Type: v1alpha1.ChannelFile, File: v1alpha1.FileChannel{Directory: "out"}})
 	webhook(chIdempotent, true, v1alpha1.SecretKeyRef{Name: "signing", Key: "secret"})
 	webhook(chPlain, false, v1alpha1.SecretKeyRef{})
 	webhook(chSlow, false, v1alpha1.SecretKeyRef{})
 	webhook(chBad, true, v1alpha1.SecretKeyRef{})
+	webhook(chLimited, true, v1alpha1.SecretKeyRef{}, func(spec *v1alpha1.NotificationChannelSpec) {
+		spec.RateLimit = v1alpha1.RateLimit{Messages: int32(time.Minute / rateEvery), Interval: "1m", Burst: rateBurst}
+	})
+	webhook(chTemplated, true, v1alpha1.SecretKeyRef{}, func(spec *v1alpha1.NotificationChannelSpec) { spec.Template = template })
+	w.create(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "slack", Namespace: w.namespace},
+		StringData: map[string]string{"token": slackToken, "ca.crt": string(w.slack.CA)},
+	})
+	w.slack.SetToken(slackToken)
+	channel(chIncident, v1alpha1.NotificationChannelSpec{
+		Type: v1alpha1.ChannelSlack, Timeout: timeout(chIncident),
+		Slack: &v1alpha1.SlackChannel{
+			BotTokenSecretRef: v1alpha1.SecretKeyRef{Name: "slack", Key: "token"}, Channel: "C0000000002", FollowUps: v1alpha1.FollowUpReply,
+		},
+		TLS:   v1alpha1.TLSConfig{CASecretRef: v1alpha1.SecretKeyRef{Name: "slack", Key: "ca.crt"}},
+		Proxy: &v1alpha1.ProxyConfig{URL: w.slack.Proxy},
+	})
+	w.create(routes(w.namespace)...)
 }
+
+// template is that of chTemplated. Its sink knows the words.
+var template = v1alpha1.MessageTemplate{Subject: "[{{ .Priority | upper }}] {{ .Subject }}", Body: "{{ .Name }} of {{ .CorrelationID }}"}
 
 // admit installs the policy that gives requests their finalizer, once for all
 // rounds, and waits until it is in force.
@@ -214,10 +254,13 @@ func (w *world) admit() {
 			w.Fatal(err)
 		}
 	}
+	w.hurryPeople()
 	harness.Eventually(w, time.Minute, func() error {
 		nr := &v1alpha1.NotificationRequest{
 			ObjectMeta: metav1.ObjectMeta{Name: "probe", Namespace: w.namespace},
-			Spec:       v1alpha1.NotificationRequestSpec{Subject: "subject", Body: "body"},
+			Spec: v1alpha1.NotificationRequestSpec{
+				Subject: "subject", Body: "body", Acknowledge: v1alpha1.Acknowledge{Within: v1alpha1.Duration(within.String())},
+			},
 		}
 		if err := w.kube.Create(w.Context(), nr, client.DryRunAll); err != nil {
 			return err
@@ -229,17 +272,49 @@ func (w *world) admit() {
 	})
 }
 
+// hurryPeople lets a request give people less time to acknowledge it than the API
+// does, since a run would take minutes longer.
+func (w *world) hurryPeople() {
+	w.Helper()
+	definition := &unstructured.Unstructured{}
+	definition.SetAPIVersion("apiextensions.k8s.io/v1")
+	definition.SetKind("CustomResourceDefinition")
+	err := w.kube.Get(w.Context(), client.ObjectKey{Name: "notificationrequests." + v1alpha1.SchemeGroupVersion.Group}, definition)
+	if err != nil {
+		w.Fatal(err)
+	}
+	text, err := definition.MarshalJSON()
+	if err == nil {
+		err = definition.UnmarshalJSON(bytes.ReplaceAll(text, []byte("duration('1m')"), []byte("duration('1s')")))
+	}
+	if err == nil {
+		err = w.kube.Update(w.Context(), definition)
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
 // outcomeGrace is what the outcome of an attempt has beyond the channel's timeout.
 const outcomeGrace = 30 * time.Second
 
 // timeouts are how long the outcome of an attempt on each webhook may take.
 func (w *world) timeouts() map[string]time.Duration {
 	const quick = 2*time.Second + outcomeGrace
-	return map[string]time.Duration{chIdempotent: quick, chPlain: quick, chBad: quick, chSlow: w.sinks.slow + quick}
+	return map[string]time.Duration{
+		chIdempotent: quick, chPlain: quick, chBad: quick, chSlow: w.sinks.slow + quick, chLimited: quick, chTemplated: quick, chIncident: quick,
+	}
 }
 
 // secretPrefix is what all secrets begin with.
 const secretPrefix = "the-signing-secret-number-"
+
+// slackToken is the one that the stand-in for Slack takes.
+const slackToken = "xoxb-the-token-that-nobody-may-see"
+
+// secrets are what must be in no text: those of channels, the password in requests, and
+// links, whose tokens begin alike.
+var secrets = []string{secretPrefix, slackToken, planted, "/acknowledge/A"}
 
 // secret is the signing secret after the given number of rotations. The sink is
 // told of it before the manager can know.

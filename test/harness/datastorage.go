@@ -25,11 +25,14 @@ type Stored struct {
 	LeafHash string `json:"leaf_hash"`
 	// Data is the part of EventData that tells one fact from another.
 	Data struct {
-		UID               string `json:"notification_uid"`
-		Channel           string `json:"channel"`
-		Attempt           int    `json:"attempt"`
-		PossibleDuplicate bool   `json:"possible_duplicate"`
-		Error             string `json:"error"` // its reason
+		UID               string   `json:"notification_uid"`
+		Channel           string   `json:"channel"`
+		Attempt           int      `json:"attempt"`
+		PossibleDuplicate bool     `json:"possible_duplicate"`
+		Error             string   `json:"error"` // its reason
+		DuplicateOfUID    string   `json:"duplicate_of_uid"`
+		AcknowledgedBy    string   `json:"acknowledged_by"`
+		EscalatedTo       []string `json:"escalated_to"`
 	} `json:"-"`
 }
 
