@@ -19,6 +19,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"kubernaut.ai/notification/internal/audit"
@@ -41,16 +42,19 @@ const (
 // Options say where DataStorage is and how to speak to it.
 type Options struct {
 	URL       string // http or https, host, optional port
-	CAFile    string // PEM; empty: the system's roots
+	CAFile    string // PEM, read anew when it changes; empty: the system's roots
 	TokenFile string // bearer token; empty: none
 }
 
 // Client is safe for use by several goroutines.
 type Client struct {
-	base      string
-	tokenFile string
-	timeout   time.Duration
-	http      *http.Client
+	base              string
+	caFile, tokenFile string
+	timeout           time.Duration
+
+	mu   sync.Mutex
+	ca   []byte       // what caFile had
+	http *http.Client // trusts that
 }
 
 var (
@@ -64,25 +68,52 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	roots, err := loadRoots(o.CAFile)
-	if err != nil {
-		return nil, err
+	c := &Client{base: base, caFile: o.CAFile, tokenFile: o.TokenFile, timeout: requestTimeout}
+	if c.caFile == "" {
+		c.http = newHTTP(nil)
+		return c, nil
 	}
+	if c.ca, err = os.ReadFile(c.caFile); err != nil {
+		return nil, fmt.Errorf("read CA file for --datastorage-url: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(c.ca) {
+		return nil, fmt.Errorf("read CA file for --datastorage-url: %s holds no PEM certificate", c.caFile)
+	}
+	c.http = newHTTP(roots)
+	return c, nil
+}
+
+func newHTTP(roots *x509.CertPool) *http.Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	return &Client{
-		base: base, tokenFile: o.TokenFile, timeout: requestTimeout,
-		http: &http.Client{
-			Transport: &http.Transport{
-				Proxy:               http.ProxyFromEnvironment,
-				TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-				Protocols:           protocols,
-				MaxIdleConnsPerHost: 8,
-				IdleConnTimeout:     idleTimeout,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			Protocols:           protocols,
+			MaxIdleConnsPerHost: 8,
+			IdleConnTimeout:     idleTimeout,
 		},
-	}, nil
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// trusting returns the HTTP client that trusts what the CA file has by now. Where
+// that is nothing, the authorities of before stay: the next request reads it again.
+func (c *Client) trusting() *http.Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.caFile == "" {
+		return c.http
+	}
+	ca, err := os.ReadFile(c.caFile)
+	roots := x509.NewCertPool()
+	if err == nil && !bytes.Equal(ca, c.ca) && roots.AppendCertsFromPEM(ca) {
+		c.http.CloseIdleConnections()
+		c.ca, c.http = ca, newHTTP(roots)
+	}
+	return c.http
 }
 
 // parseURL does not repeat what it refuses: there may be a password in it.
@@ -95,23 +126,8 @@ func parseURL(raw string) (string, error) {
 	return u.Scheme + "://" + u.Host, nil
 }
 
-func loadRoots(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read CA file for --datastorage-url: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read CA file for --datastorage-url: %s holds no PEM certificate", file)
-	}
-	return roots, nil
-}
-
 // CloseIdleConnections closes the connections that no request uses.
-func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }
+func (c *Client) CloseIdleConnections() { c.trusting().CloseIdleConnections() }
 
 // Post sends 1 to 1000 events in one request, which may take 10 s. Errors are as
 // audit.Poster has them.
@@ -215,7 +231,7 @@ func (c *Client) do(ctx context.Context, method, route string, body []byte) (*ht
 		}
 		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	}
-	return c.http.Do(req)
+	return c.trusting().Do(req)
 }
 
 // readAck takes from a 2xx what it can. The status alone is the acknowledgement.

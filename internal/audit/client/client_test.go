@@ -2,11 +2,17 @@ package client
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -344,6 +350,50 @@ func TestTheTokenIsReadAnewAndTheCAIsTrusted(t *testing.T) {
 	write(ca, "no certificate")
 	if _, err := New(Options{URL: srv.URL, CAFile: ca}); err == nil || !strings.Contains(err.Error(), "holds no PEM certificate") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+func isUntrusted(err error) bool {
+	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	return ok
+}
+
+func TestAnAuthorityThatIsReplacedIsTrusted(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(srv.Close)
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	other, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(t.TempDir(), "ca.crt")
+	write := func(der []byte) {
+		t.Helper()
+		if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(other)
+	c := newClient(t, Options{URL: srv.URL, CAFile: ca})
+	if _, err := c.Post(t.Context(), events(1)); !isUntrusted(err) {
+		t.Fatalf("with another authority: %v", err)
+	}
+	write(srv.Certificate().Raw)
+	if _, err := c.Post(t.Context(), events(1)); err != nil {
+		t.Errorf("with the right one: %v", err)
+	}
+	write(nil)
+	if _, err := c.Post(t.Context(), events(1)); err != nil {
+		t.Errorf("with none, the last one is gone: %v", err)
+	}
+	write(other)
+	if _, err := c.Post(t.Context(), events(1)); !isUntrusted(err) {
+		t.Errorf("the server is trusted although its authority is not any more: %v", err)
 	}
 }
 
