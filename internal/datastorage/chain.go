@@ -106,7 +106,7 @@ func (a *API) verifyRows(ctx context.Context, indices []int64, head Head, answer
 	if err != nil {
 		return err
 	}
-	expired := expiredEvents{API: a}
+	expired := expiredEvents{API: a, wanted: slices.Sorted(slices.Values(indices))}
 	for some := range slices.Chunk(indices, rowsAtOnce) {
 		leaves, err := inTree(tree, some, head.Size)
 		if err != nil {
@@ -122,7 +122,7 @@ func (a *API) verifyRows(ctx context.Context, indices []int64, head Head, answer
 				leaf, proven := leaves[index]
 				t.EventID, t.Reason = rows[0].ID(), wrongWith(&rows[0], leaf, proven)
 				if t.Reason == "" && rows[0].Body == nil {
-					if t.Reason, err = expired.wrong(ctx, index); err != nil {
+					if t.Reason, err = expired.wrong(ctx, &rows[0]); err != nil {
 						return err
 					}
 				}
@@ -178,14 +178,16 @@ func wrongWith(row *Row, leaf ledger.Hash, proven bool) string {
 // expiredEvents knows which events have expired.
 type expiredEvents struct {
 	*API
-	size int64 // of the log that says so
-	said []Expiry
+	wanted []int64 // log indices in ascending order; no others are known
+	size   int64   // of the log that says so
+	said   []Expiry
 }
 
 // wrong says what is wrong with an event that has no bytes, or nothing.
-func (x *expiredEvents) wrong(ctx context.Context, index int64) (string, error) {
-	expired := func() bool { return slices.ContainsFunc(x.said, func(e Expiry) bool { return e.Covers(index) }) }
-	if !expired() {
+func (x *expiredEvents) wrong(ctx context.Context, row *Row) (string, error) {
+	of := func() int { return slices.IndexFunc(x.said, func(e Expiry) bool { return e.Covers(row.LogIndex) }) }
+	at := of()
+	if at < 0 {
 		// It may have expired a moment ago.
 		head, err := x.events.Head(ctx)
 		if err != nil {
@@ -196,11 +198,20 @@ func (x *expiredEvents) wrong(ctx context.Context, index int64) (string, error) 
 				return "", err
 			}
 		}
+		at = of()
 	}
-	if expired() {
-		return "", nil
+	if at < 0 {
+		return "its bytes were deleted: no event says that it has expired", nil
 	}
-	return "its bytes were deleted: no event says that it has expired", nil
+	return x.said[at].WrongRemains(row.LogIndex, row.Line()), nil
+}
+
+// concerns reports whether one of the events is wanted.
+func (x *expiredEvents) concerns(e *Expiry) bool {
+	return slices.ContainsFunc(e.LogIndices, func(r [2]int64) bool {
+		at, _ := slices.BinarySearch(x.wanted, r[0])
+		return at < len(x.wanted) && x.wanted[at] <= r[1]
+	})
 }
 
 // read reads what a log says of what has expired, as far as it has not been read
@@ -211,7 +222,7 @@ func (x *expiredEvents) read(ctx context.Context, head Head) error {
 		if err != nil {
 			return err
 		}
-		if e.LogIndex >= x.size && e.LogIndex < head.Size {
+		if e.LogIndex >= x.size && e.LogIndex < head.Size && x.concerns(&e) {
 			indices = append(indices, e.LogIndex)
 		}
 	}
@@ -239,6 +250,7 @@ func (x *expiredEvents) read(ctx context.Context, head Head) error {
 				continue
 			}
 			if e, ok := ParseExpiry(rows[0].Body); ok {
+				e.LogIndex = index
 				x.said = append(x.said, e)
 			}
 		}

@@ -1,6 +1,7 @@
 package datastorage
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -151,20 +152,41 @@ func retainedSince(e *audit.Event, recordedAt time.Time) time.Time {
 }
 
 // Expiry is the event_data of an event of type datastorage.events.expired: which
-// events have lost their bodies, as ranges of log indices, first and last, and
-// the root of the RFC 6962 tree over what remains of each, so that this cannot be
-// changed either.
+// events have lost their bodies, as ranges of log indices, first and last, and of
+// each in this order the beginning of the hash of what remains of it, so that this
+// cannot be changed either.
 type Expiry struct {
-	LogIndex    int64       `json:"-"` // of the event itself
-	Count       int         `json:"count"`
-	LogIndices  [][2]int64  `json:"log_indices"`
-	RemainsRoot ledger.Hash `json:"remains_root"`
+	LogIndex   int64      `json:"-"` // of the event itself
+	Count      int        `json:"count"`
+	LogIndices [][2]int64 `json:"log_indices"`
+	Remains    []byte     `json:"remains"`
 }
+
+// remainsBytes is how much of a hash nobody can make other columns to.
+const remainsBytes = 16
 
 // Covers reports whether the event at an index is one of them.
 func (e *Expiry) Covers(index int64) bool {
 	at, _ := slices.BinarySearchFunc(e.LogIndices, index, func(r [2]int64, index int64) int { return cmp.Compare(r[1], index) })
 	return at < len(e.LogIndices) && e.LogIndices[at][0] <= index
+}
+
+// WrongRemains says in words that what remains of one of the events, the row without
+// its bytes as a Line, is not what remained of it, and is empty where it is.
+func (e *Expiry) WrongRemains(index int64, line []byte) string {
+	before := int64(0)
+	for _, r := range e.LogIndices {
+		if index <= r[1] {
+			before += index - r[0]
+			break
+		}
+		before += r[1] - r[0] + 1
+	}
+	hash := ledger.LeafHash(line)
+	if all := int64(len(e.Remains) / remainsBytes); 0 <= before && before < all && bytes.Equal(e.Remains[before*remainsBytes:][:remainsBytes], hash[:remainsBytes]) {
+		return ""
+	}
+	return fmt.Sprintf("its columns were changed: they are not those that it had when it expired, as event %d shows", e.LogIndex)
 }
 
 // Expiries returns what the log says of what has expired, newest first, with the
@@ -247,9 +269,9 @@ func ParseHold(event []byte) (hold Hold, placed, ok bool) {
 
 func expiryOf(expired []Stored) Expiry {
 	e := Expiry{Count: len(expired)}
-	tree := &ledger.Tree{}
 	for i := range expired {
-		tree.Append(ledger.LeafHash(expired[i].json()))
+		hash := ledger.LeafHash(expired[i].json())
+		e.Remains = append(e.Remains, hash[:remainsBytes]...)
 		index, last := expired[i].LogIndex, len(e.LogIndices)-1
 		if last >= 0 && e.LogIndices[last][1] == index-1 {
 			e.LogIndices[last][1]++
@@ -257,7 +279,6 @@ func expiryOf(expired []Stored) Expiry {
 		}
 		e.LogIndices = append(e.LogIndices, [2]int64{index, index})
 	}
-	e.RemainsRoot = tree.Root()
 	return e
 }
 

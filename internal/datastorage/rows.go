@@ -2,6 +2,7 @@ package datastorage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -235,7 +236,7 @@ func (r *Row) remains() []byte {
 	for i, name := range RowColumns[:len(RowColumns)-1] {
 		switch v := r.Columns[i].(type) {
 		case string:
-			columns[name] = v
+			columns[name] = cmp.Or(v, show(v)) // An empty one is not NULL.
 		case int64:
 			columns[name] = time.UnixMicro(v).UTC().Format(time.RFC3339Nano)
 		case nil:
@@ -279,13 +280,21 @@ func ParseLine(line []byte) (*Row, error) {
 		row.Columns[0] = event.EventID.String()
 	}
 	// An event has no such member of its own.
-	if bytes.Contains(row.Body, []byte(`,"expired":true`)) && isExpired(row.Body) {
-		row.Body = nil
+	if bytes.Contains(row.Body, []byte(`,"expired":true`)) {
+		if id, ok := expiredID(row.Body); ok {
+			row.Columns[0], row.Body = id, nil
+		}
 	}
 	return row, nil
 }
 
-func isExpired(body []byte) bool {
-	var members map[string]json.RawMessage
-	return json.Unmarshal(body, &members) == nil && string(members[expiredMember]) == "true"
+// expiredID returns the ID of an event of which this remains, and false where it is
+// another text.
+func expiredID(body []byte) (string, bool) {
+	var members map[string]any
+	if json.Unmarshal(body, &members) != nil || members[expiredMember] != true {
+		return "", false
+	}
+	id, _ := members["event_id"].(string)
+	return id, true
 }

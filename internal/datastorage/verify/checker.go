@@ -38,7 +38,7 @@ type checker struct {
 
 func newChecker(r *report, verifier string) *checker {
 	r.verifier = verifier
-	return &checker{report: r, bodies: &ledger.Tree{}, tiles: &ledger.Tree{}, doubts: newDoubts(r), expired: expired{report: r, all: map[int64]*expiry{}, holds: holds{}}, missing: -1}
+	return &checker{report: r, bodies: &ledger.Tree{}, tiles: &ledger.Tree{}, doubts: newDoubts(r), expired: expired{report: r, said: map[int64]bool{}, holds: holds{}}, missing: -1}
 }
 
 // setVerifier decides on the public key: the one that was given, or else the one
@@ -229,7 +229,7 @@ func (c *checker) finish(size func() (int64, error)) error {
 	}
 	c.present()
 	c.doubts.settle(false)
-	c.expired.finish(c.from)
+	c.expired.finish()
 	if c.to = c.next; c.bodies != nil {
 		c.root = c.bodies.Root()
 	}

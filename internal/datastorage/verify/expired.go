@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"kubernaut.ai/notification/internal/datastorage"
-	"kubernaut.ai/notification/internal/ledger"
 )
 
 // expired holds the events that have no bytes any more to what the log says about
@@ -15,32 +14,25 @@ import (
 type expired struct {
 	report *report
 	ranges []expiredRange // by index
-	all    map[int64]*expiry
+	said   map[int64]bool // log indices of who says so
 	holds  holds
 	// more adds what the log says by now; nil where that stays what it is.
 	more func() error
 }
 
-// expiry is a datastorage.Expiry with the tree over what remains.
-type expiry struct {
-	datastorage.Expiry
-	remains ledger.Tree
-}
-
 type expiredRange struct {
 	first, last int64
-	of          *expiry
+	of          *datastorage.Expiry
 }
 
 // add takes what an event says, once.
 func (x *expired) add(e datastorage.Expiry) {
-	if x.all[e.LogIndex] != nil {
+	if x.said[e.LogIndex] {
 		return
 	}
-	said := &expiry{Expiry: e}
-	x.all[e.LogIndex] = said
+	x.said[e.LogIndex] = true
 	for _, r := range e.LogIndices {
-		x.ranges = append(x.ranges, expiredRange{r[0], r[1], said})
+		x.ranges = append(x.ranges, expiredRange{r[0], r[1], &e})
 	}
 }
 
@@ -59,7 +51,7 @@ func (x *expired) note(index int64, body []byte) {
 }
 
 // of returns what says that the event at an index has expired, or nil.
-func (x *expired) of(index int64) *expiry {
+func (x *expired) of(index int64) *datastorage.Expiry {
 	at, _ := slices.BinarySearchFunc(x.ranges, index, func(r expiredRange, index int64) int { return cmp.Compare(r.last, index) })
 	if at < len(x.ranges) && x.ranges[at].first <= index {
 		return x.ranges[at].of
@@ -112,31 +104,26 @@ func correlationID(line []byte) string {
 	return event.CorrelationID
 }
 
-func (x *expired) row(row *datastorage.Row, said *expiry, line func() []byte) {
-	if said != nil {
-		said.remains.Append(ledger.LeafHash(line()))
+func (x *expired) row(row *datastorage.Row, said *datastorage.Expiry, line func() []byte) {
+	if said == nil {
 		if row.Body == nil {
-			x.report.expired++
+			x.report.addEvent(row.LogIndex, row.ID(), "its bytes were deleted: no event says that it has expired")
 		}
-	} else if row.Body == nil {
-		x.report.addEvent(row.LogIndex, row.ID(), "its bytes were deleted: no event says that it has expired")
+		return
+	}
+	if wrong := said.WrongRemains(row.LogIndex, line()); wrong != "" {
+		x.report.addEvent(row.LogIndex, row.ID(), "%s", wrong)
+	}
+	if row.Body == nil {
+		x.report.expired++
 	}
 }
 
-// finish compares what remains with what remained, for events from an index on.
-func (x *expired) finish(from int64) {
+// finish looks for events that are said to have expired more than once.
+func (x *expired) finish() {
 	for i := 1; i < len(x.ranges); i++ {
 		if a, b := x.ranges[i-1], x.ranges[i]; b.first <= a.last {
 			x.report.add(b.first, "the events %d and %d both say that event %d has expired: its bytes were put back between them", min(a.of.LogIndex, b.of.LogIndex), max(a.of.LogIndex, b.of.LogIndex), b.first)
-		}
-	}
-	for _, e := range x.all {
-		if len(e.LogIndices) == 0 || e.LogIndices[0][0] < from || e.remains.Size() != int64(e.Count) {
-			continue // What is missing is among the findings.
-		}
-		if e.remains.Root() != e.RemainsRoot {
-			x.report.add(e.LogIndices[0][0], "of the expired events %d to %d, at least one has other columns than it had when it expired, as event %d shows",
-				e.LogIndices[0][0], e.LogIndices[len(e.LogIndices)-1][1], e.LogIndex)
 		}
 	}
 }

@@ -44,7 +44,7 @@ func (h holds) at(correlationID string, index int64) *hold {
 }
 
 // held tells of an event that has expired, as another one says, although it was held.
-func (x *expired) held(index int64, eventID, correlationID string, said *expiry) {
+func (x *expired) held(index int64, eventID, correlationID string, said *datastorage.Expiry) {
 	if h := x.holds.at(correlationID, said.LogIndex); h != nil {
 		x.report.addEvent(index, eventID, "it expired under the legal hold that event %d placed, as event %d says: the hold was taken out of the database", h.placed, said.LogIndex)
 	}
