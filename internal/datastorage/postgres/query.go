@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,37 +12,38 @@ import (
 	"kubernaut.ai/notification/internal/datastorage"
 )
 
-// Query is as datastorage.Store says. Total and page are of one snapshot.
+// Query is as datastorage.Store says. Total and page are of one snapshot. It takes two
+// round trips: each is a wait for a processor on both sides.
 func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastorage.Page, error) {
 	var page datastorage.Page
-	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return page, fmt.Errorf("begin query: %w", err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	// It closes a connection with a transaction that has not ended.
+	defer conn.Release()
 	where, args := conditions(filter)
 	count := fmt.Sprintf("SELECT count(*) FROM (SELECT FROM audit_events WHERE %s LIMIT %d) AS found", where, datastorage.MaxTotal)
 	if filter.All() {
 		count = "SELECT size FROM audit_log_head"
 	}
-	if err := tx.QueryRow(ctx, count, args...).Scan(&page.Total); err != nil {
-		return page, fmt.Errorf("count events: %w", err)
-	}
+	var batch pgx.Batch
+	batch.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+	batch.Queue(count, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&page.Total) })
 	if filter.After != nil {
 		where += fmt.Sprintf(" AND (event_timestamp, log_index) < ($%d, $%d)", len(args)+1, len(args)+2)
-		args = append(args, time.UnixMicro(filter.After.Micros), filter.After.LogIndex)
+		args = append(slices.Clip(args), time.UnixMicro(filter.After.Micros), filter.After.LogIndex)
 	}
 	statement := fmt.Sprintf("%s FROM audit_events AS e WHERE %s ORDER BY event_timestamp DESC, log_index DESC LIMIT $%d OFFSET $%d",
 		selectEvents, where, len(args)+1, len(args)+2)
-	rows, err := tx.Query(ctx, statement, append(args, filter.Limit+1, filter.Offset)...)
-	if err != nil {
+	batch.Queue(statement, append(slices.Clip(args), filter.Limit+1, filter.Offset)...).Query(func(rows pgx.Rows) (err error) {
+		page.Events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (datastorage.Stored, error) { return scanEvent(row) })
+		return err
+	})
+	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return page, fmt.Errorf("read events: %w", err)
 	}
-	page.Events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (datastorage.Stored, error) { return scanEvent(row) })
-	if err != nil {
-		return page, fmt.Errorf("read events: %w", err)
-	}
-	n, err := addBodies(ctx, tx, page.Events[:min(len(page.Events), filter.Limit)])
+	n, err := addBodies(ctx, conn, page.Events[:min(len(page.Events), filter.Limit)])
 	if n > 0 && n < len(page.Events) {
 		last := &page.Events[n-1]
 		page.Next = &datastorage.Cursor{Micros: last.Columns.EventTimestamp.UnixMicro(), LogIndex: last.LogIndex}

@@ -189,29 +189,27 @@ func keysOf(events []datastorage.Stored) keys {
 	return k
 }
 
-// addBodies gives events their bodies, those that have one. It ends once they are
-// large, and returns of how many it knows the body.
-func addBodies(ctx context.Context, tx pgx.Tx, events []datastorage.Stored) (int, error) {
-	if len(events) == 0 {
-		return 0, nil
-	}
-	k := keysOf(events)
-	rows, err := tx.Query(ctx, `SELECT b.event FROM unnest($1::timestamptz[], $2::bigint[]) WITH ORDINALITY AS k (recorded_at, log_index, n)
-		LEFT JOIN LATERAL (SELECT event FROM audit_bodies WHERE recorded_at = k.recorded_at AND log_index = k.log_index AND recorded_at BETWEEN $3 AND $4 LIMIT 1) AS b ON true
-		ORDER BY k.n`, k.recorded, k.indices, k.first, k.last)
-	if err != nil {
-		return 0, fmt.Errorf("read bodies: %w", err)
-	}
-	defer rows.Close()
+// addBodies gives events their bodies, those that have one, and ends the transaction.
+// It ends once they are large, and returns of how many it knows the body.
+func addBodies(ctx context.Context, conn *pgxpool.Conn, events []datastorage.Stored) (int, error) {
 	n := 0
-	for size := 0; size < datastorage.MaxPageBytes && rows.Next(); n++ {
-		if err := rows.Scan(&events[n].Body); err != nil {
-			return n, fmt.Errorf("read body: %w", err)
-		}
-		size += len(events[n].Body)
+	var batch pgx.Batch
+	if len(events) > 0 {
+		k := keysOf(events)
+		batch.Queue(`SELECT b.event FROM unnest($1::timestamptz[], $2::bigint[]) WITH ORDINALITY AS k (recorded_at, log_index, n)
+			LEFT JOIN LATERAL (SELECT event FROM audit_bodies WHERE recorded_at = k.recorded_at AND log_index = k.log_index AND recorded_at BETWEEN $3 AND $4 LIMIT 1) AS b ON true
+			ORDER BY k.n`, k.recorded, k.indices, k.first, k.last).Query(func(rows pgx.Rows) error {
+			for size := 0; size < datastorage.MaxPageBytes && rows.Next(); n++ {
+				if err := rows.Scan(&events[n].Body); err != nil {
+					return err
+				}
+				size += len(events[n].Body)
+			}
+			return nil // of the rest, nothing is wanted
+		})
 	}
-	rows.Close()
-	if err := rows.Err(); err != nil {
+	batch.Queue("COMMIT")
+	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return n, fmt.Errorf("read bodies: %w", err)
 	}
 	return n, nil
