@@ -42,6 +42,9 @@ CREATE TABLE audit_events (
 CREATE INDEX audit_events_time ON audit_events (event_timestamp, log_index);
 CREATE INDEX audit_events_correlation ON audit_events (correlation_id, event_timestamp, log_index);
 CREATE INDEX audit_events_resource ON audit_events (resource_id, event_timestamp, log_index) WHERE resource_id IS NOT NULL;
+-- Of an ID that is frequent the planner would believe that it is so at all times, and
+-- go back along the time to where it was.
+ALTER TABLE audit_events ALTER correlation_id SET STATISTICS 0, ALTER resource_id SET STATISTICS 0;
 
 -- What expires: event is text, since it is JSON already and leaf_hash was made of its
 -- exact bytes. expires_at is NULL where the event does not say, and infinity where
