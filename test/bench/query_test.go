@@ -21,6 +21,7 @@ import (
 	auditclient "kubernaut.ai/notification/internal/audit/client"
 	"kubernaut.ai/notification/internal/datastorage"
 	"kubernaut.ai/notification/internal/datastorage/storetest"
+	"kubernaut.ai/notification/test/harness"
 )
 
 const (
@@ -125,8 +126,9 @@ func (f *filler) pace(perSecond int) (stop func()) {
 }
 
 func benchmarkQuery(b *testing.B, database string, rows int, newRaw func() func(string) error) {
-	url := startDataStorage(b, database)
-	client, err := auditclient.New(auditclient.Options{URL: url})
+	// In this process, queries would wait for what makes the events.
+	_, storage := harness.StartDataStorage(b, harness.FreeAddress(b), database)
+	client, err := auditclient.New(auditclient.Options{URL: storage.URL})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -137,7 +139,7 @@ func benchmarkQuery(b *testing.B, database string, rows int, newRaw func() func(
 	defer stop()
 	get := func(query string) time.Duration {
 		start := time.Now()
-		answer, err := http.Get(url + "/api/v1/audit/events?" + query)
+		answer, err := http.Get(storage.URL + "/api/v1/audit/events?" + query)
 		if err != nil {
 			b.Fatal(err)
 		}
