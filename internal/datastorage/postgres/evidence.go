@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"io/fs"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -28,29 +27,27 @@ func OpenReader(ctx context.Context, databaseURL string) (datastorage.Reader, fu
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect: %w", err)
 	}
-	if err := checkSchema(ctx, pool); err != nil {
+	db := stdlib.OpenDBFromPool(pool)
+	defer db.Close()
+	provider, err := schemaOf(db)
+	if err == nil {
+		_, err = checkSchema(ctx, provider)
+	}
+	if err != nil {
 		pool.Close()
 		return nil, nil, err
 	}
 	return &store{pool: pool}, func() error { pool.Close(); return nil }, nil
 }
 
-func checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	db := stdlib.OpenDBFromPool(pool)
-	defer db.Close()
-	provider, err := goose.NewProvider(goose.DialectPostgres, db, files)
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
+// checkSchema returns the version of the schema that this program knows. It fails
+// where the database has another.
+func checkSchema(ctx context.Context, provider *goose.Provider) (known int64, err error) {
 	current, known, err := provider.GetVersions(ctx)
 	if err != nil {
-		return fmt.Errorf("read schema version: %w", err)
+		return 0, fmt.Errorf("read schema version: %w", err)
 	}
-	return datastorage.CheckSchema(current, known)
+	return known, datastorage.CheckSchema(current, known)
 }
 
 // Rows is as datastorage.Evidence says.

@@ -3,6 +3,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -77,29 +78,34 @@ func prepare(ctx context.Context, conn *pgx.Conn, unsafe bool) error {
 
 // migrate brings the schema up to date while it holds an advisory lock.
 func (s *store) migrate(ctx context.Context) error {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return fmt.Errorf("make migration lock: %w", err)
 	}
 	db := stdlib.OpenDBFromPool(s.pool)
 	defer db.Close()
-	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
+	provider, err := schemaOf(db, goose.WithSessionLocker(locker))
 	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
+		return err
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		return fmt.Errorf("migrate schema: %w", err)
 	}
-	current, known, err := provider.GetVersions(ctx)
+	s.schema, err = checkSchema(ctx, provider)
+	return err
+}
+
+// schemaOf knows the schema of a database and all migrations.
+func schemaOf(db *sql.DB, options ...goose.ProviderOption) (*goose.Provider, error) {
+	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
-		return fmt.Errorf("read schema version: %w", err)
+		return nil, fmt.Errorf("read migrations: %w", err)
 	}
-	s.schema = known
-	return datastorage.CheckSchema(current, known)
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, options...)
+	if err != nil {
+		return nil, fmt.Errorf("read migrations: %w", err)
+	}
+	return provider, nil
 }
 
 // Append is as datastorage.Writer says. All appends, those of other replicas

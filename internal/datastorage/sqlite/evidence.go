@@ -2,10 +2,8 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 
@@ -25,26 +23,24 @@ func OpenReader(ctx context.Context, databaseURL string) (datastorage.Reader, fu
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := checkSchema(ctx, db); err != nil {
+	provider, err := schemaOf(db)
+	if err == nil {
+		_, err = checkSchema(ctx, provider)
+	}
+	if err != nil {
 		return nil, nil, errors.Join(err, db.Close())
 	}
 	return &store{reader: db}, db.Close, nil
 }
 
-func checkSchema(ctx context.Context, db *sql.DB) error {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, db, files)
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
+// checkSchema returns the version of the schema that this program knows. It fails
+// where the database has another.
+func checkSchema(ctx context.Context, provider *goose.Provider) (known int64, err error) {
 	current, known, err := provider.GetVersions(ctx)
 	if err != nil {
-		return fmt.Errorf("read schema version: %w", err)
+		return 0, fmt.Errorf("read schema version: %w", err)
 	}
-	return datastorage.CheckSchema(current, known)
+	return known, datastorage.CheckSchema(current, known)
 }
 
 // Rows is as datastorage.Evidence says.

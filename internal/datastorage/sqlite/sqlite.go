@@ -115,23 +115,28 @@ func (s *store) migrate(ctx context.Context, path string) error {
 	}
 	defer func() { _ = held.Rollback() }()
 
-	files, err := fs.Sub(migrations, "migrations")
+	provider, err := schemaOf(s.writer)
 	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, s.writer, files)
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
+		return err
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		return fmt.Errorf("%w: migrate schema: %w", datastorage.ErrConfig, err)
 	}
-	current, known, err := provider.GetVersions(ctx)
+	s.schema, err = checkSchema(ctx, provider)
+	return err
+}
+
+// schemaOf knows the schema of a database and all migrations.
+func schemaOf(db *sql.DB) (*goose.Provider, error) {
+	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
-		return fmt.Errorf("read schema version: %w", err)
+		return nil, fmt.Errorf("read migrations: %w", err)
 	}
-	s.schema = known
-	return datastorage.CheckSchema(current, known)
+	provider, err := goose.NewProvider(goose.DialectSQLite3, db, files)
+	if err != nil {
+		return nil, fmt.Errorf("read migrations: %w", err)
+	}
+	return provider, nil
 }
 
 // Append is as datastorage.Writer says.
