@@ -316,6 +316,11 @@ func (w *world) episode(rng *rand.Rand, only *regexp.Regexp, kill bool, out *res
 	for _, heal := range slices.Backward(heals) {
 		heal()
 	}
+	for _, r := range w.replicas {
+		if r.process.Ended() { // as where it starts and meets no API server
+			r.restart(w, rng)
+		}
+	}
 	calm := 3 * time.Second
 	if w.managers > 1 {
 		calm = 25 * time.Second // a lease has to run out

@@ -70,8 +70,8 @@ func (h *history) judgeRepeats(byMessage map[message]*told, v violations) {
 
 // The rate limit of chLimited.
 const (
-	rateEvery = 500 * time.Millisecond
-	rateBurst = 3
+	rateEvery = 2 * time.Second
+	rateBurst = 2
 	// rateSlack is for the moment between an attempt's leave to begin and its beginning.
 	rateSlack = 100 * time.Millisecond
 )

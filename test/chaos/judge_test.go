@@ -185,7 +185,7 @@ func various() *history {
 	repeat := request("repeat", expected{repeats: "group", named: []string{chPlain}})
 	h.store(repeat, audit.TypeMessageSuppressed, "", 0).Data.DuplicateOfUID = "original"
 
-	for i, name := range []string{"limited-0", "limited-1", "limited-2", "limited-3"} {
+	for i, name := range []string{"limited-0", "limited-1", "limited-2"} {
 		o := request(name, expected{named: []string{chLimited}})
 		send(o, chLimited)
 		o.begun = map[int32]time.Time{1: begin.Add(time.Duration(i/rateBurst) * rateEvery)}
@@ -258,9 +258,9 @@ func TestTheOracleFindsEachBrokenPromiseOfEachKind(t *testing.T) {
 			get(h, "original").deleted = true
 			delete(h.performed, message{"original", chPlain})
 		}, []string{promiseSuppressed}},
-		"too many in a burst": {func(h *history) { get(h, "limited-3").begun[1] = get(h, "limited-0").begun[1] }, []string{promiseRate}},
+		"too many in a burst": {func(h *history) { get(h, "limited-2").begun[1] = get(h, "limited-0").begun[1] }, []string{promiseRate}},
 		"too many in a burst, by clocks that are off": {func(h *history) {
-			get(h, "limited-3").begun[1] = get(h, "limited-0").begun[1]
+			get(h, "limited-2").begun[1] = get(h, "limited-0").begun[1]
 			h.timeouts = nil
 		}, nil},
 		"a dry run performed":          {func(h *history) { perform(h, "dry", chFile) }, []string{promiseDry}},
