@@ -230,29 +230,20 @@ func insert(ctx context.Context, conn *pgx.Conn, add datastorage.Addition, head 
 			return nil, err
 		}
 	}
-	_, err := conn.CopyFrom(ctx, pgx.Identifier{"audit_events"}, eventColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
-		r := &add.Records[n]
-		e := &r.Event
-		return []any{
-			head + int64(n), [16]byte(e.EventID), e.EventTimestamp, e.EventType, e.EventCategory, e.EventOutcome, e.CorrelationID,
-			orNull(e.Severity), orNull(e.ResourceID), orNull(e.Namespace), add.RecordedAt, r.LeafHash[:],
-		}, nil
-	}))
+	err := copyRows(ctx, conn, "audit_events", eventColumns, len(add.Records), func(r row, n int) row {
+		e := &add.Records[n].Event
+		r = r.int(head + int64(n)).bytes(e.EventID[:]).time(e.EventTimestamp)
+		r = r.text(e.EventType).text(e.EventCategory).text(e.EventOutcome).text(e.CorrelationID)
+		r = r.textOrNull(e.Severity).textOrNull(e.ResourceID).textOrNull(e.Namespace)
+		return r.time(add.RecordedAt).bytes(add.Records[n].LeafHash[:])
+	})
 	if err != nil {
 		return nil, err
 	}
-	_, err = conn.CopyFrom(ctx, pgx.Identifier{month}, bodyColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
-		r := &add.Records[n]
-		return []any{add.RecordedAt, head + int64(n), expiresAt(r, add.RecordedAt), r.Body}, nil
-	}))
-	return &month, err
-}
-
-func orNull(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
+	return &month, copyRows(ctx, conn, month, bodyColumns, len(add.Records), func(r row, n int) row {
+		record := &add.Records[n]
+		return r.time(add.RecordedAt).int(head+int64(n)).expiry(record, add.RecordedAt).bytes(record.Body)
+	})
 }
 
 // CheckWrite is as datastorage.Store says.

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"kubernaut.ai/notification/internal/datastorage"
@@ -34,18 +33,6 @@ func makePartition(ctx context.Context, tx *pgx.Conn, name string, at time.Time)
 func monthOf(at time.Time) time.Time {
 	year, month, _ := at.UTC().Date()
 	return time.Date(year, month, 1, 0, 0, 0, 0, time.UTC)
-}
-
-// expiresAt is the column of that name.
-func expiresAt(r *datastorage.Record, recordedAt time.Time) any {
-	at, says := r.ExpiresAt(recordedAt)
-	switch {
-	case !says:
-		return nil
-	case at.IsZero():
-		return pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}
-	}
-	return at
 }
 
 // Expirable is as datastorage.Tx says. The server's clock has a say too, since a
