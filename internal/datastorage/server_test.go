@@ -3,18 +3,12 @@ package datastorage_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -25,6 +19,7 @@ import (
 	"github.com/go-logr/logr/funcr"
 
 	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/test/standin"
 )
 
 // server is a Run in this process.
@@ -189,29 +184,9 @@ func TestCertificateIsReadAgainWhenItChanges(t *testing.T) {
 
 func writeCertificate(t *testing.T, dir string) *big.Int {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: serial, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, block := range map[string]*pem.Block{"tls.crt": {Type: "CERTIFICATE", Bytes: der}, "tls.key": {Type: "PRIVATE KEY", Bytes: private}} {
-		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return serial
+	certificate := standin.NewCertificate(t, time.Hour)
+	certificate.Write(t, dir)
+	return certificate.Server.Certificates[0].Leaf.SerialNumber
 }
 
 func TestLogIsQuietExceptForWrites(t *testing.T) {

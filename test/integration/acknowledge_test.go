@@ -1,13 +1,11 @@
 package integration
 
 import (
-	"crypto/x509"
+	"crypto/tls"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -22,6 +20,7 @@ import (
 	"kubernaut.ai/notification/internal/acknowledge"
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/test/harness"
+	"kubernaut.ai/notification/test/standin"
 )
 
 // pages is a stack whose manager serves acknowledge links over TLS.
@@ -36,15 +35,10 @@ func newPages(t *testing.T) *pages {
 	t.Helper()
 	p := &pages{stack: newStack(t), dir: t.TempDir()}
 	p.address = harness.FreeAddress(t)
-	web := httptest.NewTLSServer(http.NotFoundHandler())
-	t.Cleanup(web.Close)
-	p.browser = web.Client()
-	key, err := x509.MarshalPKCS8PrivateKey(web.TLS.Certificates[0].PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.write("tls.crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw}))
-	p.write("tls.key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
+	certificate := standin.NewCertificate(t, time.Hour, "127.0.0.1")
+	certificate.Write(t, p.dir)
+	p.browser = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: certificate.Roots()}}}
+	t.Cleanup(p.browser.CloseIdleConnections)
 	p.write("keys", []byte(olderKey))
 	p.startStorage()
 	p.start()

@@ -2,16 +2,9 @@ package integration
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
-	"math/big"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -24,36 +17,13 @@ import (
 	"kubernaut.ai/notification/test/standin"
 )
 
-// selfSigned returns a certificate for 127.0.0.1, after change has been at it, as a
-// server has it and as a client trusts it.
-func selfSigned(t *testing.T, change func(*x509.Certificate)) (server *tls.Config, ca string) {
-	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	if change != nil {
-		change(template)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
-		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-}
-
 const mailPassword = "plantedMailPassword2"
 
 // mail creates a channel to a mail server that asks for a password, both in a Secret
 // of the channel's name.
-func (s *stack) mail(name string, server *standin.SMTP, ca string, change ...func(*v1alpha1.NotificationChannelSpec)) {
+func (s *stack) mail(name string, server *standin.SMTP, ca []byte, change ...func(*v1alpha1.NotificationChannelSpec)) {
 	s.t.Helper()
-	s.secret(name, map[string]string{"password": mailPassword, "ca": ca})
+	s.secret(name, map[string]string{"password": mailPassword, "ca": string(ca)})
 	ch := &v1alpha1.NotificationChannel{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: v1alpha1.NotificationChannelSpec{
@@ -74,9 +44,10 @@ func (s *stack) mail(name string, server *standin.SMTP, ca string, change ...fun
 func TestEmailArrivesAndStatusSaysWhatTheServerAnswered(t *testing.T) {
 	t.Parallel()
 	s := run(t)
-	config, ca := selfSigned(t, nil)
+	certificate := standin.NewCertificate(t, time.Hour, standin.Host)
+	ca := certificate.PEM
 	start := func() *standin.SMTP {
-		return standin.NewSMTP(t, standin.SMTPOptions{TLS: config, Username: "robot", Password: mailPassword})
+		return standin.NewSMTP(t, standin.SMTPOptions{TLS: certificate.Server, Username: "robot", Password: mailPassword})
 	}
 
 	later := start()
@@ -150,19 +121,19 @@ func TestEmailArrivesAndStatusSaysWhatTheServerAnswered(t *testing.T) {
 func TestAMailServerThatCannotBeTrustedGetsNothing(t *testing.T) {
 	t.Parallel()
 	s := run(t)
-	good, ca := selfSigned(t, nil)
-	_, other := selfSigned(t, nil)
-	expired, expiredCA := selfSigned(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
-	elsewhere, elsewhereCA := selfSigned(t, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 2)} })
+	good := standin.NewCertificate(t, time.Hour, standin.Host)
+	other := standin.NewCertificate(t, time.Hour, standin.Host)
+	expired := standin.NewCertificate(t, -time.Minute, standin.Host)
+	elsewhere := standin.NewCertificate(t, time.Hour, "127.0.0.2")
 	implicit := func(spec *v1alpha1.NotificationChannelSpec) { spec.Email.Encryption = v1alpha1.EmailTLS }
 	cases := map[string]struct {
 		server *tls.Config
-		ca     string
+		ca     []byte
 		reason string
 	}{
-		"self-signed": {good, other, "UnknownAuthority"},
-		"expired":     {expired, expiredCA, "CertificateInvalid"},
-		"elsewhere":   {elsewhere, elsewhereCA, "CertificateInvalid"},
+		"self-signed": {good.Server, other.PEM, "UnknownAuthority"},
+		"expired":     {expired.Server, expired.PEM, "CertificateInvalid"},
+		"elsewhere":   {elsewhere.Server, elsewhere.PEM, "CertificateInvalid"},
 	}
 	servers := map[string]*standin.SMTP{}
 	for name, c := range cases {
@@ -173,9 +144,9 @@ func TestAMailServerThatCannotBeTrustedGetsNothing(t *testing.T) {
 			s.send(name+suffix, name+suffix)
 		}
 	}
-	cut := standin.NewSMTP(t, standin.SMTPOptions{TLS: good, Username: "robot", Password: mailPassword})
+	cut := standin.NewSMTP(t, standin.SMTPOptions{TLS: good.Server, Username: "robot", Password: mailPassword})
 	cut.Answer("TLS", standin.Drop)
-	s.mail("cut", cut, ca)
+	s.mail("cut", cut, good.PEM)
 	s.send("cut", "cut")
 
 	for name, c := range cases {

@@ -2,17 +2,13 @@ package client
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/test/standin"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -362,15 +359,7 @@ func TestAnAuthorityThatIsReplacedIsTrusted(t *testing.T) {
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(srv.Close)
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
-	_, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
-	other, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := standin.NewCertificate(t, time.Hour).Server.Certificates[0].Certificate[0]
 	ca := filepath.Join(t.TempDir(), "ca.crt")
 	write := func(der []byte) {
 		t.Helper()

@@ -2,14 +2,7 @@ package dlq
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
-	"math/big"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"kubernaut.ai/notification/internal/audit"
+	"kubernaut.ai/notification/test/standin"
 )
 
 const secret = "s3cr3t"
@@ -101,12 +95,13 @@ func TestSettingsOfRedisThatCannotBeUsedAreNamedWithoutTheirSecrets(t *testing.T
 }
 
 func TestRedisIsReachedWithPasswordAndTLS(t *testing.T) {
-	cert, key, roots := certificate(t)
+	certificate, dir := standin.NewCertificate(t, time.Hour, "127.0.0.1"), t.TempDir()
+	certificate.Write(t, dir)
 	secure := freeAddress(t)
 	_, port, _ := net.SplitHostPort(secure)
-	s := startRedis(t, "--requirepass", secret+"/?#", "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no")
+	s := startRedis(t, "--requirepass", secret+"/?#", "--tls-port", port, "--tls-cert-file", filepath.Join(dir, "tls.crt"), "--tls-key-file", filepath.Join(dir, "tls.key"), "--tls-auth-clients", "no")
 	trusting := func(r *Redis) {
-		r.options.TLSConfig.RootCAs = roots
+		r.options.TLSConfig.RootCAs = certificate.Roots()
 		r.client.Close()
 		r.client = redis.NewClient(r.options)
 	}
@@ -185,40 +180,4 @@ func TestCallsOfARedisThatHangsEndWithTheirContext(t *testing.T) {
 		}
 		wantDepth(t, audit.Depth{}, depth)
 	}
-}
-
-// certificate returns the files of a certificate for loopback, and who vouches
-// for it.
-func certificate(t *testing.T) (cert, key string, roots *x509.CertPool) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots = x509.NewCertPool()
-	roots.AddCert(parsed)
-	dir := t.TempDir()
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: pkcs}} {
-		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return cert, key, roots
 }
