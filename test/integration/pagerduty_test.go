@@ -59,7 +59,7 @@ func TestPagerDutyHasOneAlertForAnIncidentFromItsBeginningToItsEnd(t *testing.T)
 	say("begins", "Escalation")
 
 	// In doubt it is sent again, whatever onAmbiguous says: the key is the same.
-	pagerDuty.Break()
+	pagerDuty.Lose()
 	alert.Triggers = 3
 	d := say("in-doubt", "StatusUpdate", func(nr *v1alpha1.NotificationRequest) { nr.Spec.OnAmbiguous = v1alpha1.AmbiguousHold })
 	if d.Attempts != 2 || d.PossibleDuplicate != nil && *d.PossibleDuplicate {

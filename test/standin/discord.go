@@ -23,10 +23,11 @@ type DiscordMessage struct {
 // Discord takes messages at webhooks, /api/webhooks/ID/TOKEN. It may be used from
 // any goroutine.
 type Discord struct {
-	URL string // of the one webhook
+	front
+	URL string // of the one webhook, at first
 
 	mu       sync.Mutex
-	answers  []func(http.ResponseWriter)
+	token    string
 	messages []DiscordMessage
 }
 
@@ -36,15 +37,25 @@ const (
 	DiscordThread  = "1187452905223458876"
 )
 
-const discordPath = "/api/webhooks/223704706495545344/3d89bb7572e0fb30d8128367b3b1b44f"
+const discordWebhook = "/api/webhooks/223704706495545344/"
 
 // NewDiscord starts a Discord, which ends with the test.
 func NewDiscord(tb testing.TB) *Discord {
 	d := &Discord{}
+	d.provider = d.serve
 	server := newServer(tb, d)
 	server.Start()
-	d.URL = server.URL + discordPath
+	d.URL = server.URL + d.SetToken("3d89bb7572e0fb30d8128367b3b1b44f")
 	return d
+}
+
+// SetToken makes a token the only valid one, and returns the path of the webhook's
+// URL with it.
+func (d *Discord) SetToken(token string) (path string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.token = token
+	return discordWebhook + token
 }
 
 // Messages returns what was taken so far.
@@ -57,14 +68,14 @@ func (d *Discord) Messages() []DiscordMessage {
 // Refuse has the next requests answered with these codes, each once.
 func (d *Discord) Refuse(codes ...int) {
 	for _, code := range codes {
-		d.answer(func(w http.ResponseWriter) { refuseDiscord(w, code, nil) })
+		d.Answer(func(w http.ResponseWriter, _ *http.Request) { refuseDiscord(w, code, nil) })
 	}
 }
 
 // Limit has the next request answered with 429 and this many seconds, which have a
 // fraction in the body alone.
 func (d *Discord) Limit(seconds float64) {
-	d.answer(func(w http.ResponseWriter) {
+	d.Answer(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Retry-After", fmt.Sprint(int(seconds)))
 		w.Header().Set("X-RateLimit-Limit", "5")
@@ -76,25 +87,13 @@ func (d *Discord) Limit(seconds float64) {
 	})
 }
 
-func (d *Discord) answer(answer func(http.ResponseWriter)) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.answers = append(d.answers, answer)
-}
-
-// ServeHTTP answers one request.
-func (d *Discord) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (d *Discord) serve(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.answers) > 0 {
-		d.answers[0](w)
-		d.answers = d.answers[1:]
-		return
-	}
 	id, token, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/api/webhooks/"), "/")
 	m := DiscordMessage{Channel: DiscordChannel, Content: body}
 	if thread := r.URL.Query().Get("thread_id"); thread != "" {
@@ -103,9 +102,9 @@ func (d *Discord) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var code int
 	var errors map[string]string
 	switch {
-	case !strings.Contains(discordPath, "/"+id+"/"):
+	case !strings.HasSuffix(discordWebhook, "/"+id+"/"):
 		code = 10015
-	case !strings.HasSuffix(discordPath, "/"+token):
+	case token != d.token:
 		code = 50027
 	case m.Channel != DiscordChannel && m.Channel != DiscordThread:
 		code = 10003

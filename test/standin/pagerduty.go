@@ -33,6 +33,7 @@ type PagerDutyAlert struct {
 
 // PagerDuty takes events at /v2/enqueue. It may be used from any goroutine.
 type PagerDuty struct {
+	front
 	URL string
 
 	// Proxy leads every connection to it, as PagerDuty's own hosts, for whose names
@@ -40,20 +41,21 @@ type PagerDuty struct {
 	Proxy string
 	CA    []byte
 
-	mu      sync.Mutex
-	key     string
-	answers []func(http.ResponseWriter)
-	events  []PagerDutyEvent
-	alerts  []PagerDutyAlert
+	mu     sync.Mutex
+	key    string
+	events []PagerDutyEvent
+	alerts []PagerDutyAlert
 }
 
 // NewPagerDuty starts a PagerDuty that ends with the test.
 func NewPagerDuty(tb testing.TB) *PagerDuty {
 	p := &PagerDuty{key: PagerDutyKey}
+	p.provider = p.serve
 	plain := newServer(tb, p)
 	plain.Start()
 	p.URL = plain.URL + "/v2/enqueue"
-	p.Proxy, p.CA = impersonate(tb, p, "events.pagerduty.com", "events.eu.pagerduty.com")
+	certificate := NewCertificate(tb, time.Hour, "events.pagerduty.com", "events.eu.pagerduty.com")
+	p.Proxy, p.CA = Impersonate(tb, certificate.Server, p), certificate.PEM
 	return p
 }
 
@@ -80,7 +82,7 @@ func (p *PagerDuty) Alerts() []PagerDutyAlert {
 
 // Limit has the next request answered with 429 and what Retry-After says.
 func (p *PagerDuty) Limit(retryAfter string) {
-	p.answer(func(w http.ResponseWriter) {
+	p.Answer(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", retryAfter)
 		w.WriteHeader(http.StatusTooManyRequests)
 	})
@@ -88,20 +90,10 @@ func (p *PagerDuty) Limit(retryAfter string) {
 
 // Refuse has the next request answered with 400 and these words for what is wrong.
 func (p *PagerDuty) Refuse(wrong ...string) {
-	p.answer(func(w http.ResponseWriter) { invalid(w, wrong...) })
+	p.Answer(func(w http.ResponseWriter, _ *http.Request) { invalid(w, wrong...) })
 }
 
-// Break has the connection of the next request broken after its event was taken.
-func (p *PagerDuty) Break() { p.answer(nil) }
-
-func (p *PagerDuty) answer(answer func(http.ResponseWriter)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.answers = append(p.answers, answer)
-}
-
-// ServeHTTP answers one request.
-func (p *PagerDuty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *PagerDuty) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost || r.URL.Path != "/v2/enqueue" {
 		w.WriteHeader(http.StatusNotFound)
 		return
@@ -112,15 +104,6 @@ func (p *PagerDuty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	broken := false
-	if len(p.answers) > 0 {
-		answer := p.answers[0]
-		p.answers = p.answers[1:]
-		if broken = answer == nil; !broken {
-			answer(w)
-			return
-		}
-	}
 	if len(content) > 512_000 {
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
 		return
@@ -145,9 +128,6 @@ func (p *PagerDuty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Host: r.Host, Action: event.EventAction, DedupKey: event.DedupKey, ID: event.Payload.Details.ID, Content: content,
 	})
 	p.apply(event.EventAction, event.DedupKey)
-	if broken {
-		panic(http.ErrAbortHandler)
-	}
 	say(w, http.StatusAccepted, map[string]any{"status": "success", "message": "Event processed", "dedup_key": event.DedupKey})
 }
 

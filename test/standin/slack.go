@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unicode/utf16"
 )
 
@@ -29,10 +30,11 @@ type SlackMessage struct {
 // ID is the receipt for the message.
 func (m SlackMessage) ID() string { return m.Channel + "/" + m.TS }
 
-// Slack takes messages at incoming webhooks, /services/CHANNEL, and at
+// Slack takes messages at incoming webhooks, /services/CHANNEL at first, and at
 // /api/chat.postMessage, and replaces them at /api/chat.update. It may be used from any
 // goroutine.
 type Slack struct {
+	front
 	URL string
 
 	// Proxy leads every connection to it, as slack.com, for whose name CA has signed.
@@ -41,21 +43,22 @@ type Slack struct {
 
 	mu       sync.Mutex
 	token    string
+	webhooks string            // what the paths of incoming webhooks begin with
 	channels map[string]string // IDs by name
-	answers  []func(w http.ResponseWriter, bot bool)
 	messages []SlackMessage
 	posted   int
-	lose     bool
 }
 
 // NewSlack starts a Slack with the channels #general (C0000000001) and #alerts
 // (C0000000002), which ends with the test.
 func NewSlack(tb testing.TB) *Slack {
-	s := &Slack{token: "xoxb-valid", channels: map[string]string{"general": "C0000000001", "alerts": "C0000000002"}}
+	s := &Slack{token: "xoxb-valid", webhooks: "/services/", channels: map[string]string{"general": "C0000000001", "alerts": "C0000000002"}}
+	s.provider = s.serve
 	server := newServer(tb, s)
 	server.Start()
 	s.URL = server.URL
-	s.Proxy, s.CA = impersonate(tb, s, "slack.com")
+	certificate := NewCertificate(tb, time.Hour, "slack.com")
+	s.Proxy, s.CA = Impersonate(tb, certificate.Server, s), certificate.PEM
 	return s
 }
 
@@ -64,6 +67,15 @@ func (s *Slack) SetToken(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.token = token
+}
+
+// SetWebhooks revokes all incoming webhooks and makes others, whose URLs have this
+// part. It returns the path of that of #alerts.
+func (s *Slack) SetWebhooks(part string) (path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.webhooks = "/services/" + part + "/"
+	return s.webhooks + "alerts"
 }
 
 // Messages returns what was taken so far.
@@ -80,25 +92,22 @@ func (s *Slack) Delete(id string) {
 	s.messages = slices.DeleteFunc(s.messages, func(m SlackMessage) bool { return m.ID() == id })
 }
 
-// Lose has the next message taken and its answer lost.
-func (s *Slack) Lose() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lose = true
-}
-
 // Refuse has the next requests answered with these words, each once.
 func (s *Slack) Refuse(words ...string) {
 	for _, word := range words {
-		s.answer(func(w http.ResponseWriter, bot bool) { refuse(w, bot, word) })
+		s.Answer(func(w http.ResponseWriter, r *http.Request) {
+			_, bot := slackMethod(r)
+			refuse(w, bot, word)
+		})
 	}
 }
 
 // Limit has the next request answered with 429 and what Retry-After says.
 func (s *Slack) Limit(retryAfter string) {
-	s.answer(func(w http.ResponseWriter, bot bool) {
+	s.Answer(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", retryAfter)
 		word := "rate_limited"
+		_, bot := slackMethod(r)
 		if bot {
 			word = "ratelimited"
 		}
@@ -106,26 +115,19 @@ func (s *Slack) Limit(retryAfter string) {
 	})
 }
 
-func (s *Slack) answer(answer func(http.ResponseWriter, bool)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.answers = append(s.answers, answer)
+// slackMethod is what is asked of a bot's methods, where it is one of them.
+func slackMethod(r *http.Request) (method string, bot bool) {
+	return strings.CutPrefix(r.URL.Path, "/api/chat.")
 }
 
-// ServeHTTP answers one request.
-func (s *Slack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Slack) serve(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	method, bot := strings.CutPrefix(r.URL.Path, "/api/chat.")
-	if len(s.answers) > 0 {
-		s.answers[0](w, bot)
-		s.answers = s.answers[1:]
-		return
-	}
+	method, bot := slackMethod(r)
 	if media, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" ||
 		parameters["charset"] != "" && !strings.EqualFold(parameters["charset"], "utf-8") {
 		refuse(w, bot, "invalid_payload")
@@ -137,7 +139,7 @@ func (s *Slack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if word = s.authorize(r); word == "" && method != "postMessage" && method != "update" {
 			word = "unknown_method"
 		}
-	} else if m.Channel = s.channel(strings.TrimPrefix(r.URL.Path, "/services/")); m.Channel == "" {
+	} else if m.Channel = s.channel(strings.TrimPrefix(r.URL.Path, s.webhooks)); m.Channel == "" {
 		word = "no_service"
 	}
 	if word == "" {
@@ -151,10 +153,6 @@ func (s *Slack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if word != "" {
 		refuse(w, bot, word)
 		return
-	}
-	if s.lose {
-		s.lose = false
-		panic(http.ErrAbortHandler)
 	}
 	if bot {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")

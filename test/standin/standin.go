@@ -3,14 +3,9 @@
 package standin
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"io"
-	"math/big"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,9 +18,48 @@ import (
 // reach this machine.
 var Host = "127.0.0.1"
 
+// front stands before a provider that speaks HTTP and may answer in its place.
+type front struct {
+	provider http.HandlerFunc
+
+	mu   sync.Mutex
+	next []http.HandlerFunc
+}
+
+// Answer has the next requests answered so, each once. The provider sees nothing of
+// them, as where a gateway before it has its own troubles.
+func (f *front) Answer(answers ...func(http.ResponseWriter, *http.Request)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, answer := range answers {
+		f.next = append(f.next, answer)
+	}
+}
+
+// Lose has the provider handle the next request, and its answer lost.
+func (f *front) Lose() {
+	f.Answer(func(_ http.ResponseWriter, r *http.Request) {
+		f.provider(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	})
+}
+
+// ServeHTTP answers one request.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	answer := f.provider
+	if len(f.next) > 0 {
+		answer, f.next = f.next[0], f.next[1:]
+	}
+	f.mu.Unlock()
+	answer(w, r)
+}
+
 // newServer returns a server that is not started yet and ends with the test.
 func newServer(tb testing.TB, handler http.Handler) *httptest.Server {
-	s := &httptest.Server{Listener: listen(tb), Config: &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}}
+	s := &httptest.Server{Listener: listen(tb), Config: &http.Server{
+		Handler: handler, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0), // clients go when they like
+	}}
 	tb.Cleanup(func() {
 		s.CloseClientConnections()
 		s.Close()
@@ -41,28 +75,17 @@ func listen(tb testing.TB) net.Listener {
 	return listener
 }
 
-// impersonate returns a proxy that leads every connection to the handler, as the hosts
-// of these names, and the authority that has signed for them.
-func impersonate(tb testing.TB, handler http.Handler, hosts ...string) (proxy string, ca []byte) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: hosts,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		tb.Fatal(err)
-	}
+// Impersonate returns the URL of a proxy that leads every connection to the handler,
+// as the server that the configuration describes. It ends with the test.
+func Impersonate(tb testing.TB, server *tls.Config, handler http.Handler) (proxy string) {
 	secure := newServer(tb, handler)
-	secure.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12}
+	secure.TLS = server
 	secure.StartTLS()
 	way := newServer(tb, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		connect(w, r, secure.Listener.Addr().String())
 	}))
 	way.Start()
-	return way.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return way.URL
 }
 
 // connect joins a connection that asks for another one to the server at an address.

@@ -24,25 +24,33 @@ type TeamsMessage struct {
 // refuses at once what would fail in the workflow's run. It may be used from any
 // goroutine.
 type Teams struct {
-	URL string
+	front
+	URL string // at first
 
-	mu       sync.Mutex
-	answers  []func(http.ResponseWriter)
-	messages []TeamsMessage
+	mu        sync.Mutex
+	signature string
+	messages  []TeamsMessage
 }
 
-const (
-	teamsPath      = "/powerautomate/automations/direct/workflows/6d922addb840a60a611b4d3287be6d76/triggers/manual/paths/invoke"
-	teamsSignature = "Kq3vT0kE1mXw9bZs7dYuR2oLhC5nAjGf"
-)
+const teamsPath = "/powerautomate/automations/direct/workflows/6d922addb840a60a611b4d3287be6d76/triggers/manual/paths/invoke"
 
 // NewTeams starts the service with a workflow, which end with the test.
 func NewTeams(tb testing.TB) *Teams {
 	s := &Teams{}
+	s.provider = s.serve
 	server := newServer(tb, s)
 	server.Start()
-	s.URL = server.URL + teamsPath + "?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=" + url.QueryEscape(teamsSignature)
+	s.URL = server.URL + s.SetSignature("Kq3vT0kE1mXw9bZs7dYuR2oLhC5nAjGf")
 	return s
+}
+
+// SetSignature makes a signature the only valid one, and returns the path and query
+// of the workflow's URL with it.
+func (s *Teams) SetSignature(signature string) (path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signature = signature
+	return teamsPath + "?api-version=1&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=" + url.QueryEscape(signature)
 }
 
 // Messages returns what was taken so far.
@@ -55,44 +63,32 @@ func (s *Teams) Messages() []TeamsMessage {
 // Refuse has the next requests answered with these words, each once.
 func (s *Teams) Refuse(words ...string) {
 	for _, word := range words {
-		s.answer(func(w http.ResponseWriter) { refuseTeams(w, word, "Words of the service.") })
+		s.Answer(func(w http.ResponseWriter, _ *http.Request) { refuseTeams(w, word, "Words of the service.") })
 	}
 }
 
 // Limit has the next request answered with 429 and what Retry-After says.
 func (s *Teams) Limit(retryAfter string) {
-	s.answer(func(w http.ResponseWriter) {
+	s.Answer(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", retryAfter)
 		refuseTeams(w, "TooManyRequests", "Rate limit is exceeded.")
 	})
 }
 
-func (s *Teams) answer(answer func(http.ResponseWriter)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.answers = append(s.answers, answer)
-}
-
-// ServeHTTP answers one request.
-func (s *Teams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Teams) serve(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.answers) > 0 {
-		s.answers[0](w)
-		s.answers = s.answers[1:]
-		return
-	}
 	m := TeamsMessage{Content: body}
 	query := r.URL.Query()
 	switch {
 	case r.URL.Path != teamsPath:
 		refuseTeams(w, "WorkflowNotFound", "The workflow could not be found.")
 		return
-	case query.Get("sig") != teamsSignature || query.Get("sp") != "/triggers/manual/run" || query.Get("sv") != "1.0":
+	case query.Get("sig") != s.signature || query.Get("sp") != "/triggers/manual/run" || query.Get("sv") != "1.0":
 		refuseTeams(w, "DirectApiAuthorizationRequired", "The request must be authenticated only by Shared Access scheme.")
 		return
 	case len(body) > 28*1024:
