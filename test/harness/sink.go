@@ -37,6 +37,16 @@ func RetryAfter(code, seconds int) Answer {
 	}
 }
 
+// RetryAt answers with a status and the date until which to wait. Dates have whole
+// seconds: it is the first that is so long from then, or longer.
+func RetryAt(code int, wait time.Duration) Answer {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		at := time.Now().Add(wait + time.Second - time.Nanosecond)
+		w.Header().Set("Retry-After", at.UTC().Format(http.TimeFormat))
+		w.WriteHeader(code)
+	}
+}
+
 // Reset breaks the connection, so that the sender never learns that it was heard.
 func Reset(w http.ResponseWriter, _ *http.Request) {
 	if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
