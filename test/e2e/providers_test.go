@@ -3,104 +3,24 @@
 package e2e
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
+	"errors"
 	"fmt"
-	"math/big"
+	"maps"
 	"net"
+	"slices"
 	"strings"
+	"sync/atomic"
+	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/test/harness"
 	"kubernaut.ai/notification/test/standin"
 )
-
-// providers are stand-ins for what people use, which are as strict as they.
-type providers struct {
-	slack     *standin.Slack
-	teams     *standin.Teams
-	discord   *standin.Discord
-	pagerDuty *standin.PagerDuty
-	mail      *standin.SMTP
-}
-
-var providerNames = []string{"slack", "teams", "discord", "pagerduty", "mail"}
-
-func (p *providers) taken() map[string]int {
-	return map[string]int{
-		"slack": len(p.slack.Messages()), "teams": len(p.teams.Messages()), "discord": len(p.discord.Messages()),
-		"pagerduty": len(p.pagerDuty.Events()), "mail": len(p.mail.Mails()),
-	}
-}
-
-// startProviders starts each provider and makes a channel to it, with its
-// credentials in a Secret of the channel's name.
-func (s *suite) startProviders() *providers {
-	s.Helper()
-	config, ca := s.certificate(time.Hour)
-	p := &providers{
-		slack: standin.NewSlack(s.T), teams: standin.NewTeams(s.T), discord: standin.NewDiscord(s.T), pagerDuty: standin.NewPagerDuty(s.T),
-		mail: standin.NewSMTP(s.T, standin.SMTPOptions{TLS: config, Username: "robot", Password: "right-hush"}),
-	}
-	for name, secret := range map[string]map[string]string{
-		"slack": {"url": p.slack.URL + "/services/alerts"}, "teams": {"url": p.teams.URL}, "discord": {"url": p.discord.URL},
-		"pagerduty": {"key": standin.PagerDutyKey, "ca": string(p.pagerDuty.CA)}, "mail": {"password": "right-hush", "ca": ca},
-	} {
-		s.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}, StringData: secret})
-	}
-	ref := func(name, key string) v1alpha1.SecretKeyRef { return v1alpha1.SecretKeyRef{Name: name, Key: key} }
-	for name, spec := range map[string]v1alpha1.NotificationChannelSpec{
-		"slack":   {Type: v1alpha1.ChannelSlack, Slack: &v1alpha1.SlackChannel{WebhookURLSecretRef: ref("slack", "url")}},
-		"teams":   {Type: v1alpha1.ChannelTeams, Teams: v1alpha1.TeamsChannel{WebhookURLSecretRef: ref("teams", "url")}},
-		"discord": {Type: v1alpha1.ChannelDiscord, Discord: v1alpha1.DiscordChannel{WebhookURLSecretRef: ref("discord", "url")}},
-		"pagerduty": {
-			Type:      v1alpha1.ChannelPagerDuty,
-			PagerDuty: v1alpha1.PagerDutyChannel{RoutingKeySecretRef: ref("pagerduty", "key")},
-			TLS:       v1alpha1.TLSConfig{CASecretRef: ref("pagerduty", "ca")},
-			Proxy:     &v1alpha1.ProxyConfig{URL: p.pagerDuty.Proxy},
-		},
-		"mail": {
-			Type: v1alpha1.ChannelEmail,
-			Email: v1alpha1.EmailChannel{
-				Host: p.mail.Host, Port: p.mail.Port, From: "robot@example.com", To: []v1alpha1.EmailAddress{"ops@example.com"},
-				Auth: v1alpha1.EmailAuth{Username: "robot", PasswordSecretRef: ref("mail", "password")},
-			},
-			TLS: v1alpha1.TLSConfig{CASecretRef: ref("mail", "ca")},
-		},
-	} {
-		s.create(&v1alpha1.NotificationChannel{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}, Spec: spec})
-	}
-	return p
-}
-
-// certificate returns one for this machine, as a server has it and as a client
-// trusts it, that is good for so long.
-func (s *suite) certificate(good time.Duration) (server *tls.Config, ca string) {
-	s.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		s.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(good), IPAddresses: []net.IP{net.ParseIP(harness.Host)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		s.Fatal(err)
-	}
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12},
-		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-}
 
 // delivery returns a request's delivery to a channel.
 func (s *suite) delivery(nr *v1alpha1.NotificationRequest, channel string) v1alpha1.Delivery {
@@ -114,19 +34,40 @@ func (s *suite) delivery(nr *v1alpha1.NotificationRequest, channel string) v1alp
 	return v1alpha1.Delivery{}
 }
 
-func (s *suite) setSecret(name, key, value string) {
-	s.Helper()
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}}
-	patch := fmt.Sprintf(`{"stringData":{%q:%q}}`, key, value)
-	if err := s.kube.Patch(s.Context(), secret, client.RawPatch("application/merge-patch+json", []byte(patch))); err != nil {
-		s.Fatal(err)
+// failedBy returns a check that the first attempt of a request's only delivery ended
+// with an error of a class and for a reason.
+func failedBy(class v1alpha1.ErrorClass, reason string) func(*v1alpha1.NotificationRequest) error {
+	return func(nr *v1alpha1.NotificationRequest) error {
+		if len(nr.Status.Deliveries) == 0 || len(nr.Status.Deliveries[0].AttemptFailures) == 0 {
+			return errors.New("no attempt has failed")
+		}
+		if e := nr.Status.Deliveries[0].AttemptFailures[0].Error; e.Class != class || e.Reason != reason {
+			return fmt.Errorf("the first error is %+v, want %s, %s", e, class, reason)
+		}
+		return nil
 	}
 }
 
-// eachProvider sends what is short, what is longer than any of them takes, and what
-// each refuses in a way of its own.
+// each plays a part of a scene for each account, by the name of its channel.
+func (s *suite) each(accounts map[string]account, play func(s suite, name string, a account)) {
+	for _, name := range slices.Sorted(maps.Keys(accounts)) {
+		s.Run(name, func(t *testing.T) {
+			s := *s
+			s.T = t
+			play(s, name, accounts[name])
+		})
+	}
+}
+
+// eachProvider sends what is short and what is longer than any of them takes, and
+// then changes all credentials, at the provider first and in the Secret after.
 func eachProvider(s suite) {
-	p := s.startProviders()
+	certificate := s.certificate(time.Hour)
+	accounts := map[string]account{}
+	for _, provider := range providerNames {
+		accounts[provider] = providers[provider](&s, provider, certificate.Server)
+		s.open(provider, accounts[provider], certificate.Server, certificate.PEM)
+	}
 	s.send("short", providerNames)
 	s.send("long", providerNames, func(spec *v1alpha1.NotificationRequestSpec) {
 		spec.Subject = strings.Repeat("Wörter, ", 62)
@@ -135,97 +76,198 @@ func eachProvider(s suite) {
 	for _, name := range []string{"short", "long"} {
 		nr := s.wait(name, soon, sent, audited)
 		harness.WantEvents(s.T, s.events(name), map[string]int{audit.TypeMessageSent: len(providerNames)})
-		for _, provider := range []string{"teams", "discord", "pagerduty", "mail"} {
+		for _, provider := range []string{"slack-bot", "teams", "discord", "pagerduty", "mail", "mail-tls"} {
 			if d := s.delivery(nr, provider); d.ExternalID == "" {
 				s.Errorf("%s: %s has left no receipt", name, provider)
 			}
 		}
 	}
-	for name, n := range p.taken() {
-		if n != 2 {
-			s.Errorf("%s got %d messages, want 2", name, n)
+
+	renewed := map[string]string{}
+	for provider, a := range accounts {
+		renewed[provider] = a.grant(newWord)
+	}
+	s.send("rotated", providerNames)
+	s.wait("rotated", soon, func(nr *v1alpha1.NotificationRequest) error {
+		var errs []error
+		for _, d := range nr.Status.Deliveries {
+			if d.LastError.Class != v1alpha1.ErrorConfig || d.LastError.Reason != accounts[d.Channel].denied {
+				errs = append(errs, fmt.Errorf("%s is %s: %+v", d.Channel, d.State, d.LastError))
+			}
 		}
+		if len(nr.Status.Deliveries) == 0 {
+			errs = append(errs, errors.New("there are no deliveries"))
+		}
+		return errors.Join(errs...)
+	})
+	for provider, credential := range renewed {
+		s.setSecret(provider, "credential", credential)
 	}
-
-	p.discord.Limit(2)
-	s.send("limited", []string{"discord"})
-	nr := s.wait("limited", soon, sent, audited)
-	if d := s.delivery(nr, "discord"); d.Attempts != 2 || d.SentTime.Sub(d.AttemptFailures[0].Time.Time) < 2*time.Second {
-		s.Errorf("a limited delivery: %+v, want a second attempt after two seconds", d)
-	}
-	p.mail.Answer("RCPT", "550 5.1.1 no such user")
-	s.send("unknown", []string{"mail"})
-	nr = s.wait("unknown", soon, failed, audited)
-	if e := s.delivery(nr, "mail").LastError; e.Class != v1alpha1.ErrorPermanent || e.Code != "550 5.1.1" {
-		s.Errorf("a recipient that does not exist: %+v", e)
-	}
-	p.teams.Limit("1")
-	s.send("teams-limited", []string{"teams"})
-	s.wait("teams-limited", soon, sent, audited)
-	rotated(s, p)
-}
-
-// rotated changes credentials at the provider first and in the Secret after.
-func rotated(s suite, p *providers) {
-	p.mail.SetPassword("new-hush")
-	p.pagerDuty.SetKey("0123456789abcdef0123456789abcdef")
-	s.send("rotated", []string{"mail", "pagerduty"})
-	s.wait("rotated", soon, stalled("Unauthorized"))
-	s.setSecret("mail", "password", "new-hush")
-	s.setSecret("pagerduty", "key", "0123456789abcdef0123456789abcdef")
 	nr := s.wait("rotated", soon, sent, audited)
+	failures := 0
 	for _, d := range nr.Status.Deliveries {
-		if d.UncountedAttempts != d.Attempts-1 {
+		if failures += len(d.AttemptFailures); d.UncountedAttempts != d.Attempts-1 {
 			s.Errorf("%s: %d of %d attempts are not counted, want all but the last", d.Channel, d.UncountedAttempts, d.Attempts)
 		}
+		if n := accounts[d.Channel].taken(); n != 3 {
+			s.Errorf("%s took %d messages, want 3", d.Channel, n)
+		}
 	}
-	if log := s.managerLog(); strings.Contains(log, "hush") || strings.Contains(log, standin.PagerDutyKey) {
-		s.Error("the manager's log has a credential")
-	}
+	harness.WantEvents(s.T, s.events("rotated"), map[string]int{audit.TypeMessageSent: len(providerNames), audit.TypeAttemptFailed: failures})
 }
 
-// untrusted has mail servers with certificates that are no good.
+// fate is what becomes of a message whose first attempt got an answer.
+type fate struct {
+	end    func(*v1alpha1.NotificationRequest) error
+	taken  int
+	events map[string]int
+	// mended: it goes on when somebody changes the channel.
+	mended bool
+	// waits is the shortest time to the second attempt.
+	waits time.Duration
+	// duplicate: nobody knows whether it is shown twice.
+	duplicate bool
+}
+
+var (
+	failedOnce = map[string]int{audit.TypeMessageSent: 1, audit.TypeAttemptFailed: 1}
+	doubted    = map[string]int{audit.TypeMessageSent: 1, audit.TypeAttemptAmbiguous: 1}
+)
+
+var fates = map[string]fate{
+	"permanent": {end: failed, events: map[string]int{audit.TypeMessageFailed: 1, audit.TypeAttemptFailed: 1}},
+	"config":    {end: sent, taken: 1, events: failedOnce, mended: true},
+	"seconds":   {end: sent, taken: 1, events: failedOnce, waits: 2 * time.Second},
+	"date":      {end: sent, taken: 1, events: failedOnce, waits: 4 * time.Second}, // of five, less what the answer takes to reach status
+	"limited":   {end: sent, taken: 1, events: failedOnce},
+	"transient": {end: sent, taken: 1, events: failedOnce},
+	"doubt":     {end: sent, taken: 2, events: doubted, duplicate: true},
+	"again":     {end: sent, taken: 2, events: doubted},
+}
+
+// eachAnswer has each provider answer in all the ways that mean something.
+func eachAnswer(s suite) {
+	certificate := s.certificate(time.Hour)
+	accounts := map[string]account{}
+	for _, provider := range providerNames {
+		for kind := range fates {
+			name := kind + "-" + provider
+			a := providers[provider](&s, name, certificate.Server)
+			said, ok := a.answers[kind]
+			if !ok {
+				continue
+			}
+			said.tell()
+			s.open(name, a, certificate.Server, certificate.PEM)
+			s.send(name, []string{name})
+			accounts[name] = a
+		}
+	}
+	s.each(accounts, func(s suite, name string, a account) {
+		kind, _, _ := strings.Cut(name, "-")
+		want, said := fates[kind], a.answers[kind]
+		if want.mended {
+			s.wait(name, soon, stalled(said.reason))
+			if got := a.taken(); got != 0 {
+				s.Errorf("%d messages were taken before it was mended", got)
+			}
+			s.change(name, `{"spec":{"timeout":"9s"}}`)
+		}
+		nr := s.wait(name, soon, want.end, audited)
+		harness.WantEvents(s.T, s.events(name), want.events)
+		d := nr.Status.Deliveries[0]
+		if got := a.taken(); got != want.taken {
+			s.Errorf("%d messages were taken, want %d", got, want.taken)
+		}
+		if len(d.AttemptFailures) != 1 {
+			s.Fatalf("failures are %+v, want one", d.AttemptFailures)
+		}
+		failure := d.AttemptFailures[0]
+		if e := failure.Error; e.Class != said.class || e.Reason != said.reason || e.Code != said.code || e.Message == "" {
+			s.Errorf("status says %+v, want %s, %s and %q", e, said.class, said.reason, said.code)
+		}
+		if d.SentTime != nil && d.SentTime.Sub(failure.Time.Time) < want.waits {
+			s.Errorf("it was sent %s after the failure, want %s", d.SentTime.Sub(failure.Time.Time), want.waits)
+		}
+		// Whether a server that has failed may have delivered all the same depends on its code.
+		if got := d.PossibleDuplicate != nil && *d.PossibleDuplicate; got != want.duplicate && kind != "transient" {
+			s.Errorf("possibleDuplicate is %t, want %t", got, want.duplicate)
+		}
+	})
+}
+
+// untrusted has servers whose certificates are no good, or that break off before they
+// show one, until they are mended.
 func untrusted(s suite) {
-	expired, expiredCA := s.certificate(-time.Hour)
-	unknown, _ := s.certificate(time.Hour)
-	_, otherCA := s.certificate(time.Hour)
-	for name, c := range map[string]struct {
-		config *tls.Config
-		ca     string
+	good, expired := s.certificate(time.Hour), s.certificate(-time.Hour)
+	elsewhere := standin.NewCertificate(s.T, time.Hour, "elsewhere.example.com")
+	kinds := map[string]struct {
+		first  *tls.Config // nil: breaks off
+		ca     []byte
+		class  v1alpha1.ErrorClass
 		reason string
 	}{
-		"expired-certificate": {expired, expiredCA, "CertificateInvalid"},
-		"unknown-authority":   {unknown, otherCA, "UnknownAuthority"},
-	} {
-		server := standin.NewSMTP(s.T, standin.SMTPOptions{TLS: c.config})
-		s.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}, StringData: map[string]string{"ca": c.ca}})
-		s.create(&v1alpha1.NotificationChannel{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
-			Spec: v1alpha1.NotificationChannelSpec{
-				Type:  v1alpha1.ChannelEmail,
-				Email: v1alpha1.EmailChannel{Host: server.Host, Port: server.Port, From: "robot@example.com", To: []v1alpha1.EmailAddress{"ops@example.com"}},
-				TLS:   v1alpha1.TLSConfig{CASecretRef: v1alpha1.SecretKeyRef{Name: name, Key: "ca"}},
-			},
-		})
-		s.send(name, []string{name})
-		s.wait(name, soon, stalled(c.reason))
-		if got := len(server.Mails()); got != 0 {
-			s.Errorf("%s: %d mails were sent to a server that is not trusted", name, got)
-		}
-		s.kubectl("-n", namespace, "delete", "nr", name, "--wait=false")
+		"selfsigned": {good.Server, nil, v1alpha1.ErrorConfig, "UnknownAuthority"},
+		"expired":    {expired.Server, expired.PEM, v1alpha1.ErrorConfig, "CertificateInvalid"},
+		"wronghost":  {elsewhere.Server, elsewhere.PEM, v1alpha1.ErrorConfig, "CertificateInvalid"},
+		"cut":        {nil, good.PEM, v1alpha1.ErrorTransient, "ConnectionReset"},
 	}
+	accounts, servers := map[string]account{}, map[string]*atomic.Pointer[tls.Config]{}
+	for kind, c := range kinds {
+		server := &atomic.Pointer[tls.Config]{}
+		server.Store(c.first)
+		servers[kind] = server
+		config := &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			config := server.Load()
+			if config == nil {
+				return nil, errors.Join(net.ErrClosed, hello.Conn.Close())
+			}
+			return config, nil
+		}}
+		for _, provider := range providerNames {
+			name := kind + "-" + provider
+			accounts[name] = providers[provider](&s, name, config)
+			s.open(name, accounts[name], config, c.ca)
+			s.send(name, []string{name}, func(spec *v1alpha1.NotificationRequestSpec) { spec.Retry.MaxAttempts = 20 })
+		}
+	}
+	for name, a := range accounts {
+		kind, _, _ := strings.Cut(name, "-")
+		s.wait(name, soon, failedBy(kinds[kind].class, kinds[kind].reason))
+		if got := a.taken(); got != 0 {
+			s.Errorf("%s: %d messages were sent to a server that is not trusted", name, got)
+		}
+	}
+	for _, server := range servers {
+		server.Store(good.Server)
+	}
+	for name := range accounts {
+		s.setSecret(name, "ca", string(good.PEM))
+		s.change(name, fmt.Sprintf(`{"spec":{"tls":{"caSecretRef":{"name":%q,"key":"ca"}}}}`, name))
+	}
+	s.each(accounts, func(s suite, name string, a account) {
+		nr := s.wait(name, soon, sent, audited)
+		harness.WantEvents(s.T, s.events(name), map[string]int{audit.TypeMessageSent: 1, audit.TypeAttemptFailed: int(nr.Status.Deliveries[0].Attempts) - 1})
+		if got := a.taken(); got != 1 {
+			s.Errorf("%d messages were taken once it was mended, want 1", got)
+		}
+	})
+}
+
+// route makes a route and waits until requests take it.
+func (s *suite) route(name string, spec v1alpha1.NotificationRouteSpec) {
+	s.Helper()
+	s.create(&v1alpha1.NotificationRoute{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec})
+	s.kubectl("-n", s.namespace, "wait", "--for=condition=Ready", "nrt/"+name, "--timeout=60s")
 }
 
 // routed has requests that name no channel, repeat one another, or come faster than
 // their channel takes them.
 func routed(s suite) {
 	s.webhook("routed")
-	s.create(&v1alpha1.NotificationRoute{
-		ObjectMeta: metav1.ObjectMeta{Name: "high", Namespace: namespace},
-		Spec: v1alpha1.NotificationRouteSpec{
-			Match:    []v1alpha1.RouteMatcher{{Attribute: v1alpha1.AttributePriority, In: []v1alpha1.RouteValue{"High", "Critical"}}},
-			Channels: []v1alpha1.ChannelReference{{Name: "routed"}},
-		},
+	s.route("high", v1alpha1.NotificationRouteSpec{
+		Match:    []v1alpha1.RouteMatcher{{Attribute: v1alpha1.AttributePriority, In: []v1alpha1.RouteValue{"High", "Critical"}}},
+		Channels: []v1alpha1.ChannelReference{{Name: "routed"}},
 	})
 	high := func(spec *v1alpha1.NotificationRequestSpec) { spec.Priority = "High" }
 	s.send("routed-high", nil, high)

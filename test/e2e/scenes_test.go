@@ -4,11 +4,11 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -129,28 +129,6 @@ func webhookAnswers(s suite) {
 	}
 }
 
-func secretMended(s suite) {
-	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: "token", Namespace: namespace},
-		StringData: map[string]string{"authorization": "Bearer wrong-hush"},
-	}
-	s.create(secret)
-	s.sink.Answer("/guarded", harness.IfHeader("Authorization", "Bearer right-hush", harness.Status(200), harness.Status(401)))
-	s.webhook("guarded", func(spec *v1alpha1.NotificationChannelSpec) {
-		spec.Webhook.Headers = []v1alpha1.Header{{Name: "Authorization", ValueSecretRef: v1alpha1.SecretKeyRef{Name: "token", Key: "authorization"}}}
-	})
-	s.send("guarded", []string{"guarded"})
-	s.wait("guarded", soon, stalled("Unauthorized"))
-	base := secret.DeepCopy()
-	secret.StringData = map[string]string{"authorization": "Bearer right-hush"}
-	if err := s.kube.Patch(s.Context(), secret, client.MergeFrom(base)); err != nil {
-		s.Fatal(err)
-	}
-	s.wait("guarded", soon, sent, audited)
-	events := s.events("guarded")
-	harness.WantEvents(s.T, events, map[string]int{audit.TypeMessageSent: 1, audit.TypeAttemptFailed: len(events) - 1})
-}
-
 func inDoubt(s suite) {
 	policy := func(p v1alpha1.AmbiguousPolicy) func(*v1alpha1.NotificationRequestSpec) {
 		return func(spec *v1alpha1.NotificationRequestSpec) { spec.OnAmbiguous = p }
@@ -192,6 +170,47 @@ func answerLost(s suite) {
 	s.send("answer-lost", []string{"answer-lost"})
 	s.wait("answer-lost", soon, sent, audited)
 	harness.WantEvents(s.T, s.events("answer-lost"), map[string]int{audit.TypeMessageSent: 1})
+}
+
+// quietHours leaves a message behind that waits for what is half a minute off, or a
+// minute: windows end with a minute.
+func quietHours(s suite) {
+	s.webhook("night")
+	now := time.Now().UTC()
+	end := now.Add(75 * time.Second).Truncate(time.Minute)
+	s.route("night", v1alpha1.NotificationRouteSpec{
+		Match:      []v1alpha1.RouteMatcher{{Attribute: v1alpha1.AttributeCorrelationID, Equals: "night"}},
+		Channels:   []v1alpha1.ChannelReference{{Name: "night"}},
+		QuietHours: []v1alpha1.TimeWindow{{Start: now.Add(-time.Hour).Format("15:04"), End: end.Format("15:04")}},
+	})
+	atNight := func(priority v1alpha1.Priority) func(*v1alpha1.NotificationRequestSpec) {
+		return func(spec *v1alpha1.NotificationRequestSpec) { spec.CorrelationID, spec.Priority = "night", priority }
+	}
+	s.send("night-waits", nil, atNight("High"))
+	s.send("night-critical", nil, atNight("Critical"))
+	s.wait("night-critical", soon, sent, audited)
+	s.wait("night-waits", soon, func(nr *v1alpha1.NotificationRequest) error {
+		for _, d := range nr.Status.Deliveries {
+			if until := nr.Status.RoutedChannels[0].QuietUntil; d.LastError.Reason == v1alpha1.ReasonQuietHours && until.Equal(&metav1.Time{Time: end}) {
+				return nil
+			}
+		}
+		return fmt.Errorf("it does not wait until %s: %+v", end, nr.Status)
+	})
+	if got := len(s.sink.Received("/night")); got != 1 {
+		s.Errorf("%d messages were sent in the quiet hours, want the critical one", got)
+	}
+}
+
+func quietHoursOver(s suite) {
+	nr := s.wait("night-waits", restart, sent, audited)
+	got := s.sink.Received("/night")
+	if until := nr.Status.RoutedChannels[0].QuietUntil.Time; len(got) != 2 || !got[0].At.Before(until) || got[1].At.Before(until) {
+		s.Errorf("%d messages arrived, want one before %s and one after: %+v", len(got), until, got)
+	}
+	for _, name := range []string{"night-waits", "night-critical"} {
+		harness.WantEvents(s.T, s.events(name), map[string]int{audit.TypeMessageSent: 1})
+	}
 }
 
 func storageDown(s suite) {
@@ -277,6 +296,75 @@ func deletedAtEveryStage(s suite) {
 		s.Fatal("the request was not made anew")
 	}
 	harness.WantEvents(s.T, s.events("deleted-sent"), map[string]int{audit.TypeMessageSent: 2})
+}
+
+// badNeighbour has a channel that takes messages and does not answer and one that
+// fails, beside others of the same namespace and of another one, where they have the
+// same names.
+func badNeighbour(s suite) {
+	const n = 20 // more than a channel has places
+	release := make(chan struct{})
+	s.sink.Answer("/stuck", func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	s.sink.Answer("/failing", harness.Status(http.StatusServiceUnavailable))
+	s.webhook("stuck", func(spec *v1alpha1.NotificationChannelSpec) { spec.Timeout = "2m" })
+	s.webhook("failing")
+	s.webhook("fast")
+	other := s
+	other.namespace = neighbours
+	other.webhook("failing", func(spec *v1alpha1.NotificationChannelSpec) { spec.Webhook.URL = s.sink.URL + "/theirs" })
+	for i := range n {
+		s.send(fmt.Sprint("stuck-", i), []string{"stuck"})
+		s.send(fmt.Sprint("failing-", i), []string{"failing"})
+	}
+	harness.Eventually(s.T, soon, func() error {
+		failing := &v1alpha1.NotificationChannel{}
+		if err := s.kube.Get(s.Context(), client.ObjectKey{Namespace: s.namespace, Name: "failing"}, failing); err != nil {
+			return err
+		}
+		if got := len(s.sink.Received("/stuck")); got < 16 || failing.Status.Circuit.State != v1alpha1.CircuitOpen {
+			return fmt.Errorf("%d messages are stuck, and the circuit of the channel that fails is %+v", got, failing.Status.Circuit)
+		}
+		return nil
+	})
+
+	// Nothing is given back for as long as these take.
+	s.send("stuck-and-fast", []string{"stuck", "fast"})
+	for i := range n {
+		s.send(fmt.Sprint("fast-", i), []string{"fast"})
+		other.send(fmt.Sprint("failing-", i), []string{"failing"})
+	}
+	for i := range n {
+		for _, nr := range []*v1alpha1.NotificationRequest{
+			s.wait(fmt.Sprint("fast-", i), soon, sent, audited), other.wait(fmt.Sprint("failing-", i), soon, sent, audited),
+		} {
+			if d := nr.Status.Deliveries[0]; d.Attempts != 1 {
+				s.Errorf("%s took %d attempts", nr.Name, d.Attempts)
+			}
+		}
+	}
+	s.wait("stuck-and-fast", soon, func(nr *v1alpha1.NotificationRequest) error {
+		if state := s.delivery(nr, "fast").State; state != v1alpha1.DeliverySent {
+			return fmt.Errorf("the fast delivery is %s", state)
+		}
+		return nil
+	})
+	harness.WantEvents(s.T, other.events(""), map[string]int{audit.TypeMessageSent: n})
+
+	close(release)
+	s.sink.Answer("/failing", harness.Status(http.StatusOK))
+	s.change("failing", `{"spec":{"timeout":"9s"}}`)
+	for i := range n {
+		s.wait(fmt.Sprint("stuck-", i), soon, sent, audited)
+		s.wait(fmt.Sprint("failing-", i), soon, sent, audited)
+	}
+	s.wait("stuck-and-fast", soon, sent, audited)
+	s.once("/stuck", n+1)
+	other.once("/theirs", n)
 }
 
 // once checks that n messages came to a path, each a single time.

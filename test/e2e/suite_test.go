@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,7 +32,12 @@ import (
 const (
 	system    = "notification-system"
 	namespace = "notification-e2e"
-	nodePort  = 30090
+	// neighbours is the namespace of somebody else.
+	neighbours = "notification-e2e-neighbours"
+	nodePort   = 30090
+	// linksURL is the address of config/e2e's pages behind acknowledge links.
+	linksURL = "https://localhost:30091"
+	linksKey = "the-hush-key-of-acknowledge-links-of-this-suite"
 	// volume is where config/e2e keeps DataStorage's database on the node.
 	volume = "/var/tmp/notification-e2e/datastorage"
 	// soon is ample for what takes a second on an idle machine.
@@ -43,11 +49,14 @@ const (
 // suite is the deployed system and what stands around it.
 type suite struct {
 	*testing.T
-	kube client.WithWatch
-	sink *harness.Sink
+	namespace string // of what the suite makes
+	kube      client.WithWatch
+	sink      *harness.Sink
 	// proxy stands between the manager and DataStorage's NodePort.
 	proxy   *harness.Proxy
 	storage harness.DataStorage
+	// browser trusts the pages behind acknowledge links.
+	browser *http.Client
 	started time.Time
 }
 
@@ -62,15 +71,19 @@ func TestEndToEnd(t *testing.T) {
 		{"nothing is sent before DataStorage is ready and then all is, once", foundingReport},
 		{"each channel of each request is recorded exactly once", countedOnce},
 		{"a webhook's answers decide what becomes of a message", webhookAnswers},
-		{"a channel is used again once its Secret is mended", secretMended},
 		{"a message in doubt is dealt with as the request says", inDoubt},
 		{"an acknowledgement that is lost records nothing twice", answerLost},
+		{"a message waits for the end of the quiet hours", quietHours},
 		{"DataStorage may be down for a minute", storageDown},
+		{"and is sent when they are over", quietHoursOver},
 		{"the manager may be restarted in the middle", managerRestarted},
 		{"a request can be deleted at every stage", deletedAtEveryStage},
-		{"each provider gets what it takes and says what it refuses", eachProvider},
+		{"a channel that is slow or fails holds up no other", badNeighbour},
+		{"each provider takes every message, with the credential that is valid", eachProvider},
+		{"what a provider answers decides what becomes of a message", eachAnswer},
 		{"nothing is sent to a server that is not trusted", untrusted},
 		{"requests are routed, told apart from repetitions, and paced", routed},
+		{"a message is acknowledged by its link, once", acknowledged},
 		{"bad requests get a clear answer", badRequests},
 		{"bad batches get a clear answer", badBatches},
 		{"only those with a role may read the evidence", strangers},
@@ -90,12 +103,13 @@ func TestEndToEnd(t *testing.T) {
 
 // deploy brings up everything but DataStorage's pod.
 func deploy(t *testing.T) suite {
-	s := suite{T: t, started: time.Now()}
+	s := suite{T: t, namespace: namespace, started: time.Now()}
 	s.step("looking at the cluster")
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	config.QPS = -1 // or it would make five requests a second
 	s.kube = harness.NewClient(t, config)
 	harness.Host = s.nodeAddress()
 	standin.Host = harness.Host
@@ -107,8 +121,10 @@ func deploy(t *testing.T) suite {
 	}
 
 	s.step("deploying")
-	s.kubectl("create", "namespace", system)
-	s.kubectl("create", "namespace", namespace)
+	for _, name := range []string{system, namespace, neighbours} {
+		s.kubectl("create", "namespace", name)
+	}
+	s.serveLinks()
 	secret := s.command("go", "run", "../../hack/certs", "-hosts", "localhost,datastorage-proxy")
 	s.kubectlInput(secret, "apply", "--server-side", "-f", "-")
 	s.connect()
@@ -199,16 +215,39 @@ metadata: {name: auditor, namespace: %[4]s}
 	}
 }
 
+// serveLinks makes the Secrets by which the manager serves acknowledge links.
+func (s *suite) serveLinks() {
+	certificate := standin.NewCertificate(s.T, time.Hour, "localhost")
+	for _, secret := range []*corev1.Secret{
+		{
+			ObjectMeta: metav1.ObjectMeta{Name: "notification-acknowledge", Namespace: system},
+			StringData: map[string]string{"url": linksURL, "keys": linksKey},
+		},
+		{
+			ObjectMeta: metav1.ObjectMeta{Name: "notification-acknowledge-tls", Namespace: system},
+			Type:       corev1.SecretTypeTLS,
+			Data:       map[string][]byte{corev1.TLSCertKey: certificate.PEM, corev1.TLSPrivateKeyKey: certificate.Key},
+		},
+	} {
+		if err := s.kube.Create(s.Context(), secret); err != nil {
+			s.Fatal(err)
+		}
+	}
+	s.browser = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: certificate.Roots()}}}
+}
+
 // remove takes everything out of the cluster, requests first: they go when their
 // events are recorded, or at once where nobody is left to record them.
 func (s *suite) remove() {
-	_, _ = s.try("delete", "notificationrequests", "--all", "-n", namespace, "--wait=false")
-	if out, err := s.try("get", "notificationrequests", "-n", namespace, "-o", "name"); err == nil {
-		for name := range strings.FieldsSeq(out) {
-			_, _ = s.try("patch", name, "-n", namespace, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+	for _, namespace := range []string{namespace, neighbours} {
+		_, _ = s.try("delete", "notificationrequests", "--all", "-n", namespace, "--wait=false")
+		if out, err := s.try("get", "notificationrequests", "-n", namespace, "-o", "name"); err == nil {
+			for name := range strings.FieldsSeq(out) {
+				_, _ = s.try("patch", name, "-n", namespace, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+			}
 		}
 	}
-	_, _ = s.try("delete", "namespace", namespace, system, "--ignore-not-found")
+	_, _ = s.try("delete", "namespace", namespace, neighbours, system, "--ignore-not-found")
 	_, _ = s.try("delete", "persistentvolume", "notification-e2e-datastorage", "--ignore-not-found")
 	_, _ = s.try("delete", "clusterrolebinding", "notification-e2e-auditor", "notification-e2e-writer", "--ignore-not-found")
 }
@@ -292,7 +331,7 @@ func (s *suite) report() {
 func (s *suite) webhook(name string, change ...func(*v1alpha1.NotificationChannelSpec)) {
 	s.Helper()
 	ch := &v1alpha1.NotificationChannel{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: v1alpha1.NotificationChannelSpec{
 			Type:    v1alpha1.ChannelWebhook,
 			Webhook: &v1alpha1.WebhookChannel{URL: s.sink.URL + "/" + name},
@@ -306,6 +345,7 @@ func (s *suite) webhook(name string, change ...func(*v1alpha1.NotificationChanne
 
 func (s *suite) create(o client.Object) {
 	s.Helper()
+	o.SetNamespace(s.namespace)
 	if err := s.kube.Create(s.Context(), o); err != nil {
 		s.Fatal(err)
 	}
@@ -315,7 +355,7 @@ func (s *suite) create(o client.Object) {
 func (s *suite) send(name string, channels []string, change ...func(*v1alpha1.NotificationRequestSpec)) {
 	s.Helper()
 	nr := &v1alpha1.NotificationRequest{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: v1alpha1.NotificationRequestSpec{
 			Subject: "subject of " + name, Body: "body of " + name,
 			Retry: v1alpha1.RetryPolicy{MaxAttempts: 5, InitialDelay: "1s", MaxDelay: "2s"},
@@ -332,7 +372,7 @@ func (s *suite) send(name string, channels []string, change ...func(*v1alpha1.No
 
 func (s *suite) wait(name string, within time.Duration, checks ...func(*v1alpha1.NotificationRequest) error) *v1alpha1.NotificationRequest {
 	s.Helper()
-	return harness.WaitRequest(s.T, s.kube, client.ObjectKey{Namespace: namespace, Name: name}, within, func(nr *v1alpha1.NotificationRequest) error {
+	return harness.WaitRequest(s.T, s.kube, client.ObjectKey{Namespace: s.namespace, Name: name}, within, func(nr *v1alpha1.NotificationRequest) error {
 		for _, check := range checks {
 			if err := check(nr); err != nil {
 				return err
@@ -355,7 +395,7 @@ func stalled(reason string) func(*v1alpha1.NotificationRequest) error {
 // events returns DataStorage's events about a request, or about all of them for "".
 func (s *suite) events(name string) []harness.Stored {
 	s.Helper()
-	filters := []string{"namespace", namespace}
+	filters := []string{"namespace", s.namespace}
 	if name != "" {
 		filters = append(filters, "resource_id", name)
 	}
