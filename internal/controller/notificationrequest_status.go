@@ -234,7 +234,9 @@ type note struct {
 func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 	var all []note
 	about := ""
-	add := func(kind, reason, action, text string) { all = append(all, note{about, kind, reason, action, truncate(text, 1000)}) }
+	add := func(kind, reason, action, text string) {
+		all = append(all, note{about, kind, reason, action, truncate(text, 1000)})
+	}
 	warn := func(reason, action, format string, args ...any) {
 		add(corev1.EventTypeWarning, reason, action, fmt.Sprintf(format, args...))
 	}
