@@ -26,9 +26,9 @@ func (r *NotificationRequestReconciler) history(channel types.NamespacedName) (l
 	turns := map[*turn]time.Time{}
 	for i := range list.Items {
 		nr := &list.Items[i]
-		refs := slices.Clone(channelRefs(nr))
+		refs := channelRefs(nr)
 		if nr.Status.Escalation.Time != nil {
-			refs = append(refs, escalationRefs(nr)...)
+			refs = allRefs(nr)
 		}
 		for _, ref := range refs {
 			if channelKey(nr, ref) != channel {
