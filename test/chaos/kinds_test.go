@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// planted is a password in the body of each request, which nobody may see.
+	// planted is a password in each request, which nobody may see.
 	planted = "the-password-that-was-planted"
 	// within is how long people have to acknowledge.
 	within = 15 * time.Second

@@ -123,7 +123,8 @@ func (w *workload) one() {
 		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("r%05d", n), Namespace: w.namespace},
 		Spec: v1alpha1.NotificationRequestSpec{
 			Subject: fmt.Sprint("Message ", n), Body: "A body that\nhas lines.\npassword: " + planted, CorrelationID: fmt.Sprintf("c%05d", n),
-			Retry: v1alpha1.RetryPolicy{MaxAttempts: maxAttempts, InitialDelay: "200ms", MaxDelay: "3s"},
+			Fields: map[string]v1alpha1.FieldValue{"DB_PASSWORD": planted},
+			Retry:  v1alpha1.RetryPolicy{MaxAttempts: maxAttempts, InitialDelay: "200ms", MaxDelay: "3s"},
 			OnAmbiguous: pick(w, v1alpha1.AmbiguousRetry, v1alpha1.AmbiguousRetry, v1alpha1.AmbiguousRetry,
 				v1alpha1.AmbiguousHold, v1alpha1.AmbiguousAssumeSent),
 		},
