@@ -189,7 +189,8 @@ func auditedness(nr *v1alpha1.NotificationRequest) (reason, message string) {
 	return v1alpha1.ReasonRecorded, "DataStorage holds " + count(countAudit(&nr.Status, v1alpha1.AuditRecorded), "event")
 }
 
-// stalled says why a request needs a person, "" where it goes on by itself.
+// stalled says why a request needs a person, "" where it goes on by itself. The
+// sentence names every channel that does, so that they can be mended in one go.
 func stalled(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message string) {
 	if over(&nr.Status) {
 		reason, message := readiness(nr, now)
@@ -198,6 +199,7 @@ func stalled(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message s
 		}
 		return reason, message
 	}
+	var parts []string
 	for _, d := range nr.Status.Deliveries {
 		switch {
 		case d.State.Final():
@@ -207,20 +209,21 @@ func stalled(nr *v1alpha1.NotificationRequest, now time.Time) (reason, message s
 			if isTrue(d.PossibleDuplicate) {
 				twice = ", and it may have arrived more than once, so it is not sent again unasked"
 			}
-			message = fmt.Sprintf("%s: nobody knows whether the message arrived%s: look there, then annotate this request with %s: %s=Sent, =Retry or =Failed",
-				d.Channel, twice, v1alpha1.ResolveAnnotation, d.Channel)
-			if word := nr.Annotations[v1alpha1.ResolveAnnotation]; word != "" {
-				message += fmt.Sprintf("; the annotation now says %q, which settles nothing", truncate(word, 128))
-			}
+			parts = append(parts, fmt.Sprintf("%s: nobody knows whether the message arrived%s: look there, then annotate this request with %s: %s=Sent, =Retry or =Failed",
+				d.Channel, twice, v1alpha1.ResolveAnnotation, d.Channel))
 		case d.LastError.Class == v1alpha1.ErrorConfig && d.State != v1alpha1.DeliveryInFlight:
 			if reason == "" {
-				reason, message = d.LastError.Reason, d.Channel+": "+d.LastError.Message
+				reason = d.LastError.Reason
 			}
+			parts = append(parts, d.Channel+": "+d.LastError.Message)
 		default:
 			return "", ""
 		}
 	}
-	return reason, message
+	if word := nr.Annotations[v1alpha1.ResolveAnnotation]; word != "" && reason == v1alpha1.ReasonAmbiguous {
+		parts = append(parts, fmt.Sprintf("the annotation now says %q, which settles nothing", truncate(word, 128)))
+	}
+	return reason, truncate(strings.Join(parts, "; "), 4096)
 }
 
 // note is a Kubernetes Event that follows from a change of status.

@@ -105,6 +105,36 @@ Audited=False Pending: the request is not finished
 Stalled=True Unauthorized: ops: receiver.example answered 401
 summary 0/1: 0 sent, 0 failed, 1 pending, 0 audited`,
 	},
+	"all channels hold it up": {
+		channels: []string{"chat", "mail", ops},
+		prepare: func(l *lab) {
+			l.block("chat", "ChannelNotFound", "there is no NotificationChannel shop/chat")
+			l.block("mail", "SecretNotFound", "the Secret mail is missing")
+			l.attempt(ops, refused())
+		},
+		want: `
+Ready=False Retrying: sent to 0 of 3 channels; chat: ChannelNotFound: there is no NotificationChannel shop/chat; mail: SecretNotFound: the Secret mail is missing; ops: Unauthorized: receiver.example answered 401
+Delivered=False Retrying: sent to 0 of 3 channels; chat: ChannelNotFound: there is no NotificationChannel shop/chat; mail: SecretNotFound: the Secret mail is missing; ops: Unauthorized: receiver.example answered 401
+Audited=False Pending: the request is not finished
+Stalled=True ChannelNotFound: chat: there is no NotificationChannel shop/chat; mail: the Secret mail is missing; ops: receiver.example answered 401
+summary 0/3: 0 sent, 0 failed, 3 pending, 0 audited`,
+	},
+	"two doubts and a missing channel": {
+		channels: []string{"chat", "mail", ops},
+		prepare: func(l *lab) {
+			l.nr.Spec.OnAmbiguous = v1alpha1.AmbiguousHold
+			l.block("chat", "ChannelNotFound", "there is no NotificationChannel shop/chat")
+			l.attempt("mail", unanswered())
+			l.attempt(ops, unanswered())
+			l.say("mail=sent")
+		},
+		want: `
+Ready=False Pending: sent to 0 of 3 channels; chat: ChannelNotFound: there is no NotificationChannel shop/chat; mail: Timeout: receiver.example: timed out after the message was written; ops: Timeout: receiver.example: timed out after the message was written
+Delivered=False Pending: sent to 0 of 3 channels; chat: ChannelNotFound: there is no NotificationChannel shop/chat; mail: Timeout: receiver.example: timed out after the message was written; ops: Timeout: receiver.example: timed out after the message was written
+Audited=False Pending: the request is not finished
+Stalled=True Ambiguous: chat: there is no NotificationChannel shop/chat; mail: nobody knows whether the message arrived: look there, then annotate this request with notification.kubernaut.ai/resolve: mail=Sent, =Retry or =Failed; ops: nobody knows whether the message arrived: look there, then annotate this request with notification.kubernaut.ai/resolve: ops=Sent, =Retry or =Failed; the annotation now says "mail=sent", which settles nothing
+summary 0/3: 0 sent, 0 failed, 3 pending, 0 audited`,
+	},
 	"one of two channels blocked": {
 		channels: []string{"mail", ops},
 		prepare: func(l *lab) {
@@ -130,7 +160,7 @@ summary 0/2: 0 sent, 0 failed, 2 pending, 0 audited`,
 Ready=False Retrying: sent to 0 of 2 channels; mail: Unauthorized: receiver.example answered 401; ops: Timeout: receiver.example: timed out after the message was written
 Delivered=False Retrying: sent to 0 of 2 channels; mail: Unauthorized: receiver.example answered 401; ops: Timeout: receiver.example: timed out after the message was written
 Audited=False Pending: the request is not finished
-Stalled=True Ambiguous: ops: nobody knows whether the message arrived: look there, then annotate this request with notification.kubernaut.ai/resolve: ops=Sent, =Retry or =Failed
+Stalled=True Ambiguous: mail: receiver.example answered 401; ops: nobody knows whether the message arrived: look there, then annotate this request with notification.kubernaut.ai/resolve: ops=Sent, =Retry or =Failed
 summary 0/2: 0 sent, 0 failed, 2 pending, 0 audited`,
 	},
 	"held in doubt, with a word that means nothing": {
