@@ -516,6 +516,7 @@ func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 		"a connector of Teams":         {channel: newChannel(asTeams), data: map[string]string{"url": "https://contoso.webhook.office.com/webhookb2/" + planted}, reason: delivery.ReasonInvalidURL},
 		"a password of two lines":      {channel: newChannel(asEmail), data: map[string]string{"password": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
 		"no password":                  {channel: newChannel(asEmail), data: map[string]string{"token": planted}, reason: "SecretKeyNotFound", message: "the Secret mail has no entry password: add it"},
+		"an address that is refused":   {channel: fromSecret, data: map[string]string{"url": "https://10.0.0.1/" + planted}, reason: delivery.ReasonAddressNotAllowed, message: "address 10.0.0.1 is not public: --delivery-allow-networks has to contain it"},
 		"only blanks for an address":   {channel: fromSecret, data: map[string]string{"url": " \n"}, reason: delivery.ReasonInvalidURL},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -583,6 +584,10 @@ func TestChannelStatusSaysWhetherItCanBeUsed(t *testing.T) {
 	}{
 		"yes":       {func(*v1alpha1.NotificationChannel) {}, metav1.ConditionTrue, "ConfigResolved", "the channel's configuration is complete"},
 		"suspended": {func(c *v1alpha1.NotificationChannel) { c.Spec.Suspend = new(true) }, metav1.ConditionFalse, "Suspended", "suspend is set: messages wait until it is not"},
+		"an address that is refused": {
+			func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.URL = "http://169.254.169.254/latest" },
+			metav1.ConditionFalse, "AddressNotAllowed", "address 169.254.169.254 is not public: --delivery-allow-networks has to contain it",
+		},
 		"no Secret": {
 			func(c *v1alpha1.NotificationChannel) { c.Spec.Webhook.SigningSecretRef = secretRef("key", "key") },
 			metav1.ConditionFalse, "SecretNotFound", "the Secret key does not exist: create it",

@@ -118,11 +118,15 @@ func TestADryRunNamesWhatWouldNotWork(t *testing.T) {
 	good, calls := receiver(t, accept)
 	good.Name = "good"
 	broken := newChannel(func(c *v1alpha1.NotificationChannel) { c.Name = "broken"; c.Spec.Webhook.URL = "https://exa mple/" })
+	private := newChannel(func(c *v1alpha1.NotificationChannel) {
+		c.Name = "private"
+		c.Spec.Webhook.URL = "https://10.0.0.1/"
+	})
 	slack := newChannel(asSlack, func(c *v1alpha1.NotificationChannel) { c.Name = "slack" })
 	keyless := newChannel(asTeams, func(c *v1alpha1.NotificationChannel) { c.Name = "keyless" })
 	suspended := newChannel(func(c *v1alpha1.NotificationChannel) { c.Name = "suspended"; c.Spec.Suspend = new(true) })
-	b := newBench(t, newRequest(withChannels("good", "broken", "slack", "keyless", "suspended", "nowhere"), dryRun),
-		good, broken, slack, keyless, suspended, newSecret("teams", map[string]string{"other": "x"}))
+	b := newBench(t, newRequest(withChannels("good", "broken", "private", "slack", "keyless", "suspended", "nowhere"), dryRun),
+		good, broken, private, slack, keyless, suspended, newSecret("teams", map[string]string{"other": "x"}))
 	b.mustLook()
 	nr := b.stored()
 	checkSchema(t, nr)
@@ -134,16 +138,16 @@ func TestADryRunNamesWhatWouldNotWork(t *testing.T) {
 		reasons[d.Channel] = d.LastError.Reason
 	}
 	equal(t, "reasons", reasons, map[string]string{
-		"good": "DryRun", "broken": "InvalidURL", "slack": "SecretNotFound", "keyless": "SecretKeyNotFound", "suspended": "ChannelSuspended", "nowhere": "ChannelNotFound",
+		"good": "DryRun", "broken": "InvalidURL", "private": "AddressNotAllowed", "slack": "SecretNotFound", "keyless": "SecretKeyNotFound", "suspended": "ChannelSuspended", "nowhere": "ChannelNotFound",
 	})
 	ready := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionReady)
 	equal(t, "ready", string(ready.Status)+ready.Reason, "False"+v1alpha1.ReasonDryRunFailed)
 	equal(t, "names it", strings.Contains(ready.Message, "slack: SecretNotFound: the channel shop/slack needs the Secret slack, which does not exist: create it"), true)
 	equal(t, "names what works", strings.Contains(ready.Message, "good"), false)
 	equal(t, "stalled", meta.IsStatusConditionTrue(nr.Status.Conditions, v1alpha1.ConditionStalled), true)
-	equal(t, "failed", *nr.Status.Summary.Failed, int32(5))
+	equal(t, "failed", *nr.Status.Summary.Failed, int32(6))
 	told := b.told()
-	equal(t, "warnings", len(told), 5)
+	equal(t, "warnings", len(told), 6)
 	for _, text := range told {
 		equal(t, "told", strings.HasPrefix(text, "Warning DryRunFailed "), true)
 	}
@@ -151,7 +155,7 @@ func TestADryRunNamesWhatWouldNotWork(t *testing.T) {
 	for _, e := range b.recorded {
 		outcomes[e.EventType+" "+e.EventOutcome]++
 	}
-	equal(t, "events", outcomes, map[string]int{"notification.message.dryrun success": 1, "notification.message.dryrun failure": 5})
+	equal(t, "events", outcomes, map[string]int{"notification.message.dryrun success": 1, "notification.message.dryrun failure": 6})
 }
 
 func TestADryRunWaitsForNothing(t *testing.T) {

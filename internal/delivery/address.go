@@ -67,21 +67,33 @@ func (h *HTTP) control(plain bool) func(context.Context, string, string, syscall
 	}
 }
 
+// checkWritten checks a host that is written as an address, or as localhost, which is
+// one everywhere, so that a channel can be told before anything is dialled. It reports
+// whether the host is such a one: of all others only the dialled address tells.
+func (h *HTTP) checkWritten(host string, plain bool) (written bool, err error) {
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if a, err := netip.ParseAddr(name); err == nil {
+		return true, h.checkAddress(a, plain)
+	}
+	if name != "localhost" && !strings.HasSuffix(name, ".localhost") {
+		return false, nil
+	}
+	err = h.checkAddress(netip.AddrFrom4([4]byte{127, 0, 0, 1}), plain)
+	if h.checkAddress(netip.IPv6Loopback(), plain) == nil {
+		return true, nil
+	}
+	return true, err
+}
+
 // checkProxied checks the host that a proxy is to reach. The proxy looks names up
 // itself, so that only what a name says by itself can be refused here.
 func (h *HTTP) checkProxied(host string, plain bool) error {
-	name := strings.ToLower(strings.TrimSuffix(host, "."))
-	if a, err := netip.ParseAddr(name); err == nil {
-		return h.checkAddress(a, plain)
+	written, err := h.checkWritten(host, plain)
+	if written || !plain {
+		return err
 	}
-	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
-		return h.checkAddress(netip.MustParseAddr("127.0.0.1"), plain)
-	}
-	if plain {
-		return configError(ReasonPlainHTTP,
-			"plain http through a proxy is only for IP addresses in --delivery-allow-networks: use https")
-	}
-	return nil
+	return configError(ReasonPlainHTTP,
+		"plain http through a proxy is only for IP addresses in --delivery-allow-networks: use https")
 }
 
 // looksNumeric reports whether some resolvers would read the host as an IPv4

@@ -2,7 +2,11 @@ package delivery
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -61,6 +65,83 @@ func TestOnlyTheAllowedNetworkIsOpened(t *testing.T) {
 	}
 }
 
+func TestAnAddressThatIsWrittenDownIsRefusedBeforeItIsDialled(t *testing.T) {
+	loopback := prefixes("127.0.0.0/8", "::1/128")
+	senders := map[string]func(*HTTP, Endpoint) error{
+		"Webhook": func(h *HTTP, e Endpoint) error { _, err := NewWebhook(h, WebhookConfig{Endpoint: e}); return err },
+		"Slack":   func(h *HTTP, e Endpoint) error { _, err := NewSlack(h, SlackConfig{Endpoint: e}); return err },
+		"bot": func(h *HTTP, e Endpoint) error {
+			_, err := NewSlack(h, SlackConfig{Endpoint: e, Token: "x", Channel: "y"})
+			return err
+		},
+		"Teams":   func(h *HTTP, e Endpoint) error { _, err := NewTeams(h, TeamsConfig{Endpoint: e}); return err },
+		"Discord": func(h *HTTP, e Endpoint) error { _, err := NewDiscord(h, DiscordConfig{Endpoint: e}); return err },
+	}
+	for name, c := range map[string]struct {
+		url, proxy string
+		allow      []netip.Prefix
+		want       string
+	}{
+		"loopback":                     {"https://127.0.0.1/hook", "", nil, ReasonAddressNotAllowed},
+		"loopback with a port":         {"http://127.0.0.1:9000/hook", "", nil, ReasonAddressNotAllowed},
+		"IPv6":                         {"https://[::1]:9000/hook", "", nil, ReasonAddressNotAllowed},
+		"metadata":                     {"http://169.254.169.254/latest", "", loopback, ReasonAddressNotAllowed},
+		"private":                      {"https://10.0.0.1/hook", "", loopback, ReasonAddressNotAllowed},
+		"localhost":                    {"https://LocalHost./hook", "", nil, ReasonAddressNotAllowed},
+		"public and plain":             {"http://198.41.0.4/hook", "", nil, ReasonPlainHTTP},
+		"a proxy that is private":      {"https://example.com/hook", "https://10.0.0.1:3128", loopback, ReasonAddressNotAllowed},
+		"a proxy that is plain":        {"https://example.com/hook", "http://198.41.0.4:3128", loopback, ReasonPlainHTTP},
+		"allowed":                      {"http://127.0.0.1:9000/hook", "", loopback, ""},
+		"localhost over IPv4 alone":    {"http://localhost:9000/hook", "", prefixes("127.0.0.1/32"), ""},
+		"localhost over IPv6 alone":    {"http://localhost:9000/hook", "", prefixes("::1/128"), ""},
+		"a proxy that is allowed":      {"https://example.com/hook", "http://127.0.0.1:3128", loopback, ""},
+		"a name, which dialling tells": {"http://receiver.example/hook", "", nil, ""},
+	} {
+		for sender, build := range senders {
+			got := ""
+			if e := Classify(build(NewHTTP(HTTPOptions{AllowNetworks: c.allow}), Endpoint{URL: c.url, Proxy: c.proxy})); e != nil {
+				got = e.Reason
+				if e.Class != Config || !strings.Contains(e.Message, "--delivery-allow-networks") {
+					t.Errorf("%s, %s: %+v does not say how to allow it", sender, name, e)
+				}
+			}
+			if got != c.want {
+				t.Errorf("%s, %s: reason %q, want %q", sender, name, got, c.want)
+			}
+		}
+	}
+}
+
+// A name can lead anywhere, and elsewhere the next time.
+func TestTheAddressThatIsDialledIsChecked(t *testing.T) {
+	var arrived atomic.Int32
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { arrived.Add(1) }))
+	defer server.Close()
+	address := strings.TrimPrefix(server.URL, "https://")
+	h := NewHTTP(HTTPOptions{})
+	defer h.Close()
+	client, err := h.Client(Endpoint{URL: "https://receiver.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.endpoint.url.Host = address
+	mail, err := NewEmail(h, EmailConfig{Host: "mail.example", From: "a@b.example", To: []string{"c@d.example"}, Encryption: EmailTLS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mail.address = address
+	_, posted := client.Post(t.Context(), nil, nil)
+	_, mailed := mail.Send(t.Context(), &Message{})
+	for what, err := range map[string]error{"posting": posted, "mailing": mailed} {
+		if e := Classify(err); e == nil || e.Reason != ReasonAddressNotAllowed {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if arrived.Load() != 0 {
+		t.Error("it arrived")
+	}
+}
+
 func TestNumbersAreNoHostNames(t *testing.T) {
 	for host, want := range map[string]bool{
 		"2130706433": true, "0x7f000001": true, "0x7f.1": true, "127.1": true, "0177.0.0.1": true, "127.0.0.1.": true,
@@ -74,7 +155,7 @@ func TestNumbersAreNoHostNames(t *testing.T) {
 }
 
 func TestTransportsAreSharedAndBounded(t *testing.T) {
-	h := NewHTTP(HTTPOptions{})
+	h := NewHTTP(HTTPOptions{AllowNetworks: prefixes("10.0.0.1/32")})
 	clientFor := func(proxy int, url string) *Client {
 		t.Helper()
 		c, err := h.Client(Endpoint{URL: url, Proxy: fmt.Sprintf("http://10.0.0.1:%d", proxy)})

@@ -67,6 +67,9 @@ func NewEmail(h *HTTP, c EmailConfig) (*Email, error) {
 	if c.Host == "" || looksNumeric(c.Host) {
 		return nil, configError(ReasonInvalidURL, "host has to be a name or an IP address")
 	}
+	if _, err := h.checkWritten(c.Host, c.Encryption == EmailNone); err != nil {
+		return nil, ofMail(Classify(err))
+	}
 	if len(c.To) == 0 {
 		return nil, configError(ReasonInvalidHeader, "to is empty")
 	}
@@ -159,16 +162,23 @@ func (e *Email) Send(ctx context.Context, m *Message) (Receipt, error) {
 	return receipt, nil
 }
 
+// ofMail says of mail what a check says of http.
+func ofMail(e *Error) *Error {
+	if e.Reason == ReasonPlainHTTP {
+		e.Reason, e.Message = ReasonPlainText, "mail without encryption is only for addresses in --delivery-allow-networks: set encryption to StartTLS or TLS"
+	}
+	return e
+}
+
 // failure classifies what ended a transaction.
 func (t *transaction) failure(ctx context.Context, err error) *Error {
 	if refused, ok := errors.AsType[*textproto.Error](err); ok {
 		return t.refusal(refused)
 	}
 	e, classified := errors.AsType[*Error](err)
-	if classified && e.Reason == ReasonPlainHTTP {
-		e.Reason, e.Message = ReasonPlainText, "mail without encryption is only for addresses in --delivery-allow-networks: set encryption to StartTLS or TLS"
-	}
-	if !classified {
+	if classified {
+		e = ofMail(e)
+	} else {
 		e = causeOf(err)
 		if ctx.Err() != nil {
 			e = causeOf(ctx.Err())

@@ -71,6 +71,7 @@ func (h *HTTP) resolve(e *Endpoint) (*target, error) {
 	if t.timeout <= 0 {
 		t.timeout = defaultTimeout
 	}
+	dialled := u
 	if e.Proxy != "" {
 		if t.proxy, err = parseURL(e.Proxy, ReasonInvalidProxy, "proxy"); err != nil {
 			return nil, err
@@ -78,6 +79,10 @@ func (h *HTTP) resolve(e *Endpoint) (*target, error) {
 		if err := h.checkProxied(u.Hostname(), u.Scheme == "http"); err != nil {
 			return nil, err
 		}
+		dialled = t.proxy
+	}
+	if _, err := h.checkWritten(dialled.Hostname(), dialled.Scheme == "http"); err != nil {
+		return nil, err
 	}
 	t.mask = newMasker(secretsOf(e, u, t.proxy))
 	if h.userAgent != "" {

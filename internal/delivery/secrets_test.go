@@ -43,18 +43,18 @@ func planted(base string) delivery.WebhookConfig {
 func failingWebhooks(t *testing.T) map[string]delivery.Sender {
 	t.Helper()
 	all := map[string]delivery.Sender{}
-	add := func(name, base string, change func(*delivery.WebhookConfig), h *delivery.HTTP) {
+	open := newHTTP(t, loopback...)
+	add := func(name, base string, change func(*delivery.WebhookConfig)) {
 		config := planted(base)
 		if change != nil {
 			change(&config)
 		}
-		w, err := delivery.NewWebhook(h, config)
+		w, err := delivery.NewWebhook(open, config)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		all[name] = w
 	}
-	open, closed := newHTTP(t, loopback...), newHTTP(t)
 	for name, handle := range map[string]func(*rawServer, *net.TCPConn){
 		"reset": answering(reset), "swallowed": answering(untilClosed),
 		"not HTTP":          answering(writing("pathSecret1 querySecret3\r\n\r\n")),
@@ -62,7 +62,7 @@ func failingWebhooks(t *testing.T) map[string]delivery.Sender {
 		"bad header":        answering(writing("HTTP/1.1 500 pathSecret1\r\nquerySecret3\r\n\r\n")),
 		"bad status":        answering(writing("HTTP/1.1 pathSecret1 querySecret3\r\n\r\n")),
 	} {
-		add(name, "http://"+serveRaw(t, handle).address, nil, open)
+		add(name, "http://"+serveRaw(t, handle).address, nil)
 	}
 	for _, code := range []int{302, 400, 401, 403, 404, 407, 409, 413, 429, 500, 503, 600} {
 		for kind, quote := range map[string]func(string) string{
@@ -80,25 +80,23 @@ func failingWebhooks(t *testing.T) map[string]delivery.Sender {
 				w.WriteHeader(code)
 				_, _ = io.WriteString(w, quote(everythingIn(r)))
 			})
-			add(fmt.Sprint(code, " ", kind), server.URL, nil, open)
+			add(fmt.Sprint(code, " ", kind), server.URL, nil)
 		}
 	}
 	server := serveTLS(t, nil, func(http.ResponseWriter, *http.Request) {})
-	add("unknown authority", server.URL, func(c *delivery.WebhookConfig) { c.Timeout = 0 }, open)
-	add("plain HTTP", "http://198.41.0.4", nil, closed)
-	add("address", "https://127.0.0.1", nil, closed)
-	add("no such host", "https://no-such-host.invalid", nil, closed)
-	add("refused", "http://127.0.0.1:1", nil, open)
+	add("unknown authority", server.URL, func(c *delivery.WebhookConfig) { c.Timeout = 0 })
+	add("no such host", "https://no-such-host.invalid", nil)
+	add("refused", "http://127.0.0.1:1", nil)
 	refusing := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Quoted", r.Header.Get("Proxy-Authorization"))
 		http.Error(w, "querySecret3 proxySecret8", http.StatusProxyAuthRequired)
 	})
 	add("proxy refuses", "https://hooks.example.com", func(c *delivery.WebhookConfig) {
 		c.Proxy = strings.Replace(refusing.URL, "://", "://proxyUser:proxySecret8@", 1)
-	}, open)
+	})
 	add("proxy is away", "https://hooks.example.com", func(c *delivery.WebhookConfig) {
 		c.Proxy = "http://proxyUser:proxySecret8@127.0.0.1:1"
-	}, open)
+	})
 	return all
 }
 
@@ -116,13 +114,17 @@ func everythingIn(r *http.Request) string {
 func TestBadConfigurationKeepsItsSecrets(t *testing.T) {
 	h := newHTTP(t, loopback...)
 	for name, change := range map[string]func(*delivery.WebhookConfig){
-		"unparsable URL":          func(c *delivery.WebhookConfig) { c.URL = "https://user4:passSecret5@[/pathSecret1?token=querySecret3" },
-		"control character":       func(c *delivery.WebhookConfig) { c.URL += "\npathSecret1" },
-		"unparsable port":         func(c *delivery.WebhookConfig) { c.URL = "https://example.com:passSecret5/" },
-		"another scheme":          func(c *delivery.WebhookConfig) { c.URL = "passSecret5://example.com" },
-		"no host":                 func(c *delivery.WebhookConfig) { c.URL = "https:///pathSecret1" },
-		"not a URL":               func(c *delivery.WebhookConfig) { c.URL = "passSecret5" },
-		"numeric host":            func(c *delivery.WebhookConfig) { c.URL = "https://user4:passSecret5@2130706433/" },
+		"unparsable URL":    func(c *delivery.WebhookConfig) { c.URL = "https://user4:passSecret5@[/pathSecret1?token=querySecret3" },
+		"control character": func(c *delivery.WebhookConfig) { c.URL += "\npathSecret1" },
+		"unparsable port":   func(c *delivery.WebhookConfig) { c.URL = "https://example.com:passSecret5/" },
+		"another scheme":    func(c *delivery.WebhookConfig) { c.URL = "passSecret5://example.com" },
+		"no host":           func(c *delivery.WebhookConfig) { c.URL = "https:///pathSecret1" },
+		"not a URL":         func(c *delivery.WebhookConfig) { c.URL = "passSecret5" },
+		"numeric host":      func(c *delivery.WebhookConfig) { c.URL = "https://user4:passSecret5@2130706433/" },
+		"address":           func(c *delivery.WebhookConfig) { c.URL = strings.Replace(c.URL, "example.com", "10.0.0.1", 1) },
+		"plain HTTP": func(c *delivery.WebhookConfig) {
+			c.URL = strings.Replace(c.URL, "https://user4:passSecret5@example.com", "http://user4:passSecret5@198.41.0.4", 1)
+		},
 		"unparsable proxy":        func(c *delivery.WebhookConfig) { c.Proxy = "http://proxyUser:proxySecret8@[" },
 		"SOCKS proxy":             func(c *delivery.WebhookConfig) { c.Proxy = "socks5://proxyUser:proxySecret8@127.0.0.1" },
 		"line break in a header":  func(c *delivery.WebhookConfig) { c.Headers["X-Other"] = "headerSecret6\n" },
