@@ -517,6 +517,7 @@ func TestWhatIsWrongWithASecretIsSaidWithoutIt(t *testing.T) {
 		"a password of two lines":      {channel: newChannel(asEmail), data: map[string]string{"password": planted + "\n" + planted}, reason: delivery.ReasonInvalidSecret},
 		"no password":                  {channel: newChannel(asEmail), data: map[string]string{"token": planted}, reason: "SecretKeyNotFound", message: "the Secret mail has no entry password: add it"},
 		"an address that is refused":   {channel: fromSecret, data: map[string]string{"url": "https://10.0.0.1/" + planted}, reason: delivery.ReasonAddressNotAllowed, message: "address 10.0.0.1 is not public: --delivery-allow-networks has to contain it"},
+		"a URL of another service":     {channel: newChannel(asDiscord), data: map[string]string{"url": "https://hooks.slack.com/services/" + planted}, reason: delivery.ReasonInvalidURL, message: "url looks like one of Slack, not of Discord: put the URL of a webhook of Discord into the Secret, or make a channel of the type Slack"},
 		"only blanks for an address":   {channel: fromSecret, data: map[string]string{"url": " \n"}, reason: delivery.ReasonInvalidURL},
 	} {
 		t.Run(name, func(t *testing.T) {

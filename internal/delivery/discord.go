@@ -37,6 +37,9 @@ func NewDiscord(h *HTTP, c DiscordConfig) (*Discord, error) {
 		return nil, err
 	}
 	u := client.endpoint.url
+	if err := checkProvider(u, providerDiscord); err != nil {
+		return nil, err
+	}
 	if strings.HasSuffix(u.Path, "/slack") || strings.HasSuffix(u.Path, "/github") {
 		return nil, configError(ReasonInvalidURL, "url is for messages of Slack or GitHub: take its last part away")
 	}

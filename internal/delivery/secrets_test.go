@@ -125,6 +125,7 @@ func TestBadConfigurationKeepsItsSecrets(t *testing.T) {
 		"plain HTTP": func(c *delivery.WebhookConfig) {
 			c.URL = strings.Replace(c.URL, "https://user4:passSecret5@example.com", "http://user4:passSecret5@198.41.0.4", 1)
 		},
+		"another service":         func(c *delivery.WebhookConfig) { c.URL = strings.Replace(c.URL, "example.com", "hooks.slack.com", 1) },
 		"unparsable proxy":        func(c *delivery.WebhookConfig) { c.Proxy = "http://proxyUser:proxySecret8@[" },
 		"SOCKS proxy":             func(c *delivery.WebhookConfig) { c.Proxy = "socks5://proxyUser:proxySecret8@127.0.0.1" },
 		"line break in a header":  func(c *delivery.WebhookConfig) { c.Headers["X-Other"] = "headerSecret6\n" },

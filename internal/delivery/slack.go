@@ -58,7 +58,13 @@ func NewSlack(h *HTTP, c SlackConfig) (*Slack, error) {
 	if s.client, err = h.Client(c.Endpoint); err != nil {
 		return nil, err
 	}
-	if !s.bot && strings.Contains(s.client.endpoint.url.Path, "/triggers/") {
+	if s.bot {
+		return s, nil
+	}
+	if err := checkProvider(s.client.endpoint.url, providerSlack); err != nil {
+		return nil, err
+	}
+	if isSlackWorkflow(s.client.endpoint.url) {
 		return nil, configError(ReasonInvalidURL, "url starts a Slack workflow, which takes no messages: use that of an incoming webhook")
 	}
 	return s, nil

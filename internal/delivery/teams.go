@@ -25,6 +25,9 @@ func NewTeams(h *HTTP, c TeamsConfig) (*Teams, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkProvider(client.endpoint.url, providerTeams); err != nil {
+		return nil, err
+	}
 	// These answer 200 whatever becomes of a message.
 	host := strings.ToLower(client.endpoint.url.Hostname())
 	if strings.HasSuffix("."+host, ".webhook.office.com") || host == "outlook.office.com" || host == "outlook.office365.com" {

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -56,6 +57,12 @@ func NewWebhook(h *HTTP, c WebhookConfig) (*Webhook, error) {
 	w.client, err = h.Client(c.Endpoint)
 	if err != nil {
 		return nil, err
+	}
+	// Workflows, and PagerDuty's integrations, can be made to take any JSON.
+	u := w.client.endpoint.url
+	if p := provider(u); p == providerDiscord || p == providerSlack && !isSlackWorkflow(u) {
+		return nil, configError(ReasonInvalidURL, fmt.Sprintf(
+			"url looks like one of %s, which does not take what the type Webhook sends: make a channel of the type %s", p, p))
 	}
 	return w, nil
 }
