@@ -79,6 +79,14 @@ const (
 	ReasonInvalidTemplate = "InvalidTemplate"
 )
 
+// Reasons of Events about a NotificationChannel, besides those of its conditions.
+const (
+	ReasonCircuitOpened    = "CircuitOpened"
+	ReasonCircuitClosed    = "CircuitClosed"
+	ReasonProbeFailed      = "ProbeFailed"
+	ReasonProbeInterrupted = "ProbeInterrupted"
+)
+
 // Reasons of a NotificationRoute's Ready condition.
 const (
 	ReasonRouteValid      = "RouteValid"

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -596,7 +597,7 @@ func TestChannelStatusSaysWhetherItCanBeUsed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			channels, cluster := newChannels(t, newChannel(c.change))
-			r := &NotificationChannelReconciler{Client: cluster, Channels: channels, Health: &ChannelHealth{}}
+			r := &NotificationChannelReconciler{Client: cluster, Channels: channels, Health: &ChannelHealth{}, Events: events.NewFakeRecorder(10)}
 			for range 2 {
 				if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: place}); err != nil {
 					t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,6 +27,7 @@ type NotificationChannelReconciler struct {
 	Client   client.Client
 	Channels *Channels
 	Health   *ChannelHealth
+	Events   events.EventRecorder
 }
 
 // +kubebuilder:rbac:groups=notification.kubernaut.ai,resources=notificationchannels/status,verbs=patch
@@ -70,6 +72,9 @@ func (r *NotificationChannelReconciler) Reconcile(ctx context.Context, req ctrl.
 	}
 	if err := r.Client.Status().Patch(ctx, object, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
 		return concede(ctrl.Result{}, fmt.Errorf("write status: %w", err))
+	}
+	for _, n := range channelNotes(&base.Status, &object.Status) {
+		r.Events.Eventf(object, nil, n.kind, n.reason, n.action, "%s", n.text)
 	}
 	if send {
 		r.startProbe(ctx, object)

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -30,13 +31,15 @@ type probeBench struct {
 	calls   atomic.Int32
 	answer  func(context.Context, *delivery.Message) (delivery.Receipt, error)
 	opened  chan types.NamespacedName
+
+	recorder *events.FakeRecorder
 }
 
 func newProbeBench(t *testing.T, change ...func(*v1alpha1.NotificationChannel)) *probeBench {
 	t.Helper()
 	object := newChannel(change...)
 	object.Spec.Type = v1alpha1.ChannelConsole // a sender of the test's own
-	b := &probeBench{t: t, opened: make(chan types.NamespacedName, 10), answer: func(context.Context, *delivery.Message) (delivery.Receipt, error) {
+	b := &probeBench{t: t, opened: make(chan types.NamespacedName, 10), recorder: events.NewFakeRecorder(100), answer: func(context.Context, *delivery.Message) (delivery.Receipt, error) {
 		return delivery.Receipt{ExternalID: "msg-1"}, nil
 	}}
 	var channels *Channels
@@ -45,7 +48,7 @@ func newProbeBench(t *testing.T, change ...func(*v1alpha1.NotificationChannel)) 
 		b.calls.Add(1)
 		return b.answer(ctx, m)
 	})
-	b.NotificationChannelReconciler = &NotificationChannelReconciler{Client: b.cluster, Channels: channels}
+	b.NotificationChannelReconciler = &NotificationChannelReconciler{Client: b.cluster, Channels: channels, Events: b.recorder}
 	b.restart()
 	return b
 }

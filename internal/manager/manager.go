@@ -211,7 +211,7 @@ func setup(mgr ctrl.Manager, o Options, requests *controller.NotificationRequest
 		mgr.Add(store),
 		mgr.Add(gate.witness),
 		requests.SetupWithManager(mgr, gate, metrics.Registry, o.MaxConcurrent),
-		(&controller.NotificationChannelReconciler{Client: mgr.GetClient(), Channels: channels, Health: health}).SetupWithManager(mgr),
+		(&controller.NotificationChannelReconciler{Client: mgr.GetClient(), Channels: channels, Health: health, Events: requests.Events}).SetupWithManager(mgr),
 		(&controller.NotificationRouteReconciler{Client: mgr.GetClient()}).SetupWithManager(mgr),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("datastorage", gate.Check),

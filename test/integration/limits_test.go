@@ -116,6 +116,7 @@ func TestChannelThatFailsIsLeftAloneUntilItIsMended(t *testing.T) {
 		s.send(fmt.Sprint("limited-", i), "limited")
 	}
 	s.waitChannel("broken", inCircuit(v1alpha1.CircuitOpen))
+	s.told("broken", v1alpha1.ReasonCircuitOpened)
 	s.send("late", "broken")
 	nr := s.wait("late", hasReason("broken", "CircuitOpen"))
 	if d := delivery(t, nr, "broken"); d.Attempts != 0 || !strings.Contains(d.LastError.Message, "503") {
@@ -153,6 +154,7 @@ func TestChannelThatFailsIsLeftAloneUntilItIsMended(t *testing.T) {
 	s.wait("late", isSent)
 	s.wait("later", isSent)
 	s.waitChannel("broken", inCircuit(v1alpha1.CircuitClosed))
+	s.told("broken", v1alpha1.ReasonCircuitOpened, v1alpha1.ReasonCircuitClosed)
 }
 
 func probed(value string, state v1alpha1.ProbeState) func(*v1alpha1.NotificationChannelStatus) error {
