@@ -82,6 +82,14 @@ type Summary struct {
 	// +kubebuilder:validation:MinLength=3
 	// +kubebuilder:validation:MaxLength=8
 	Ratio string `json:"ratio,omitempty"`
+
+	// channels are the names of the channels as one text, for example
+	// console,slack-alerts; what is longer than 256 characters is cut. A column cannot
+	// show more than the first member of a list.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Channels string `json:"channels,omitempty"`
 }
 
 // Cancellation says that the request was deleted before it finished.

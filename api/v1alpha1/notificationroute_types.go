@@ -180,6 +180,14 @@ type NotificationRouteStatus struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// channels are the names of spec.channels as one text, for example
+	// archive,slack-alerts; what is longer than 256 characters is cut. A column cannot
+	// show more than the first member of a list.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Channels string `json:"channels,omitempty"`
 }
 
 // NotificationRoute sends the requests of its namespace that name no channels to
@@ -190,6 +198,7 @@ type NotificationRouteStatus struct {
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=nrt,categories=notification
 // +kubebuilder:printcolumn:name="Order",type=integer,JSONPath=`.spec.order`
+// +kubebuilder:printcolumn:name="Channels",type=string,JSONPath=`.status.channels`
 // +kubebuilder:printcolumn:name="Continue",type=boolean,JSONPath=`.spec.continue`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`

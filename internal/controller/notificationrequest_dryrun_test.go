@@ -34,7 +34,7 @@ func TestADryRunSaysWhatWouldBeSentAndSendsNothing(t *testing.T) {
 		[]string{"True", v1alpha1.ReasonDryRun, "nothing was sent, since mode is DryRun: the message could go to 2 channels"})
 	equal(t, "stalled", meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionStalled), nil)
 	equal(t, "summary", nr.Status.Summary, v1alpha1.Summary{
-		Total: new(int32(2)), Sent: new(int32(0)), Failed: new(int32(0)), Pending: new(int32(0)), Audited: new(int32(0)), Ratio: "0/2",
+		Total: new(int32(2)), Sent: new(int32(0)), Failed: new(int32(0)), Pending: new(int32(0)), Audited: new(int32(0)), Ratio: "0/2", Channels: "ops,console",
 	})
 	equal(t, "told", b.told(), []string{"Normal DryRun not sent: it is a dry run, and could go to 2 channels"})
 	equal(t, "counted as not delivered", testutil.CollectAndCount(b.Metrics.deliveries), 0)

@@ -276,6 +276,7 @@ func TestARoutesStatusSaysWhetherItCanBeUsed(t *testing.T) {
 	}
 	equal(t, "ready", look(), "True RouteValid: requests are routed by it")
 	equal(t, "generation", route.Status.ObservedGeneration, int64(2))
+	equal(t, "channels", route.Status.Channels, "console")
 	version := route.ResourceVersion
 	look()
 	equal(t, "version after another look", route.ResourceVersion, version)

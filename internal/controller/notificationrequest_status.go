@@ -51,8 +51,10 @@ func deliveryOf(status *v1alpha1.NotificationRequestStatus, channel string) *v1a
 // summarize derives the summary and the conditions from the deliveries.
 func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 	var total, sent, failed, pending, recorded int32
+	var names []string
 	for _, d := range nr.Status.Deliveries {
 		total++
+		names = append(names, d.Channel)
 		switch {
 		case d.State == v1alpha1.DeliverySent:
 			sent++
@@ -67,7 +69,7 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 	}
 	nr.Status.Summary = v1alpha1.Summary{
 		Total: &total, Sent: &sent, Failed: &failed, Pending: &pending, Audited: &recorded,
-		Ratio: fmt.Sprintf("%d/%d", sent, total),
+		Ratio: fmt.Sprintf("%d/%d", sent, total), Channels: column(names),
 	}
 	nr.Status.ObservedGeneration = nr.Generation
 
@@ -100,6 +102,9 @@ func summarize(nr *v1alpha1.NotificationRequest, now time.Time) {
 		meta.RemoveStatusCondition(&nr.Status.Conditions, v1alpha1.ConditionReconciling)
 	}
 }
+
+// column is a list as a column of kubectl get shows it.
+func column(names []string) string { return truncate(strings.Join(names, ","), 256) }
 
 // well are the reasons of Ready for requests that ended as they should.
 var well = []string{v1alpha1.ReasonSent, v1alpha1.ReasonSuppressed, v1alpha1.ReasonDryRun}

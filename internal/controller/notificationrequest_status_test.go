@@ -368,6 +368,7 @@ func TestStatusFitsWithTheMostChannelsAndTheLongestTexts(t *testing.T) {
 		summarize(l.nr, l.now)
 		checkSchema(t, l.nr)
 	}
+	equal(t, "bytes of the column", len(l.nr.Status.Summary.Channels), 256)
 	l.reject()
 	l.plan()
 	summarize(l.nr, l.now)

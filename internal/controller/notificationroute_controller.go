@@ -45,6 +45,11 @@ func (r *NotificationRouteReconciler) Reconcile(ctx context.Context, req ctrl.Re
 		set(v1alpha1.ConditionReady, true, v1alpha1.ReasonRouteValid, "requests are routed by it")
 	}
 	route.Status.ObservedGeneration = route.Generation
+	var names []string
+	for _, ref := range route.Spec.Channels {
+		names = append(names, ref.Name)
+	}
+	route.Status.Channels = column(names)
 	if equality.Semantic.DeepEqual(base.Status, route.Status) {
 		return ctrl.Result{}, nil
 	}

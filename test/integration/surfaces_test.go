@@ -174,8 +174,9 @@ func TestMetricsBeyondLoopbackAreForThoseWhoMayReadThem(t *testing.T) {
 	}
 }
 
-// table returns what kubectl get shows without -o wide, as lines of cells.
-func table(t *testing.T, path string) [][]string {
+// table returns what kubectl get shows without -o wide and besides, by their names,
+// some columns that it shows with it, as lines of cells.
+func table(t *testing.T, path string, wide ...string) [][]string {
 	t.Helper()
 	config := testenv.Config(t)
 	client, err := rest.HTTPClientFor(config)
@@ -200,16 +201,19 @@ func table(t *testing.T, path string) [][]string {
 	if err := json.Unmarshal(body, &answer); err != nil {
 		t.Fatalf("%v in %s", err, body)
 	}
+	shown := func(c metav1.TableColumnDefinition) bool {
+		return c.Priority == 0 && c.Name != "Age" || slices.Contains(wide, c.Name)
+	}
 	lines := [][]string{{}}
 	for _, c := range answer.ColumnDefinitions {
-		if c.Priority == 0 && c.Name != "Age" {
+		if shown(c) {
 			lines[0] = append(lines[0], strings.ToUpper(c.Name))
 		}
 	}
 	for _, row := range answer.Rows {
 		var line []string
 		for i, c := range answer.ColumnDefinitions {
-			if c.Priority == 0 && c.Name != "Age" {
+			if shown(c) {
 				line = append(line, fmt.Sprint(row.Cells[i]))
 			}
 		}
@@ -235,15 +239,26 @@ func TestKubectlGetShowsHowFarARequestIs(t *testing.T) {
 
 	base := "/apis/notification.kubernaut.ai/v1alpha1/namespaces/" + s.namespace
 	want := [][]string{
-		{"NAME", "READY", "STATUS", "SENT", "AUDITED"},
-		{"all-sent", "True", "Sent", "2/2", "True"},
-		{"failed", "False", "Failed", "0/1", "True"},
-		{"partly", "False", "PartiallySent", "1/2", "True"},
-		{"stuck", "False", "Pending", "0/1", "False"},
+		{"NAME", "READY", "STATUS", "SENT", "AUDITED", "CHANNELS"},
+		{"all-sent", "True", "Sent", "2/2", "True", "good,console"},
+		{"failed", "False", "Failed", "0/1", "True", "bad"},
+		{"partly", "False", "PartiallySent", "1/2", "True", "bad,good"},
+		{"stuck", "False", "Pending", "0/1", "False", "missing"},
 	}
-	if diff := cmp.Diff(want, table(t, base+"/notificationrequests")); diff != "" {
+	if diff := cmp.Diff(want, table(t, base+"/notificationrequests", "Channels")); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
+	s.leads("both", []string{"good", v1alpha1.ConsoleChannel})
+	harness.Eventually(t, soon, func() error {
+		want := [][]string{
+			{"NAME", "ORDER", "CHANNELS", "CONTINUE", "READY", "STATUS"},
+			{"both", "100", "good,console", "<nil>", "True", "RouteValid"},
+		}
+		if diff := cmp.Diff(want, table(t, base+"/notificationroutes")); diff != "" {
+			return fmt.Errorf("routes (-want +got):\n%s", diff)
+		}
+		return nil
+	})
 	harness.Eventually(t, soon, func() error {
 		got := table(t, base+"/notificationchannels")
 		for _, line := range got {
