@@ -113,8 +113,8 @@ const (
 // Duration is a span of time as Go writes it, in whole milliseconds, seconds,
 // minutes and hours: "500ms", "30s", "1h30m".
 //
-// +kubebuilder:validation:Pattern=`^([0-9]+(ms|s|m|h))+$`
-// +kubebuilder:validation:MinLength=2
+// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+(ms|s|m|h))+$')",message="must be a duration such as 500ms, 30s, 15m or 1h30m: whole numbers, each with ms, s, m or h"
+// +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=32
 type Duration string
 
@@ -127,13 +127,13 @@ func (d Duration) Value() time.Duration {
 
 // SecretKeyRef names one entry of a Secret in the object's own namespace.
 type SecretKeyRef struct {
-	// name is the Secret's name.
+	// name is the Secret's name, for example on-call-webhook.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 
-	// key is the entry in the Secret's data.
+	// key is the entry in the Secret's data, for example url.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253

@@ -12,7 +12,8 @@ type Header struct {
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9!#$%&'*+.^_|~-]+$`
 	Name string `json:"name,omitempty"`
 
-	// value is the header's value. Anybody who can read the channel can read it.
+	// value is the header's value, for example production. Anybody who can read the
+	// channel can read it.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
@@ -39,8 +40,9 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="has(self.url) != has(self.urlSecretRef)",message="needs exactly one of url and urlSecretRef"
 type WebhookChannel struct {
-	// url is the address. Anybody who can read the channel can read it: use
-	// urlSecretRef where the address itself is a credential.
+	// url is the address, for example https://webhook.example.com/notify. Anybody who can
+	// read the channel can read it: use urlSecretRef where the address itself is a
+	// credential.
 	// +optional
 	// +kubebuilder:validation:MinLength=8
 	// +kubebuilder:validation:MaxLength=2048
@@ -51,8 +53,8 @@ type WebhookChannel struct {
 	// +optional
 	URLSecretRef SecretKeyRef `json:"urlSecretRef,omitzero"`
 
-	// format is how the message is written. JSON: all that the request has, in a form
-	// of our own. Alertmanager: an alert as Prometheus Alertmanager posts it, version 4.
+	// format is how the message is written; JSON by default. JSON: all that the request
+	// has, in a form of our own. Alertmanager: an alert as Prometheus Alertmanager posts it, version 4.
 	// CloudEvents: a CloudEvent 1.0 in JSON, whose data is the format JSON.
 	// +optional
 	// +default="JSON"
@@ -71,7 +73,7 @@ type WebhookChannel struct {
 	Headers []Header `json:"headers,omitempty"`
 
 	// idempotent says that the receiver acts once on each Idempotency-Key, so that a
-	// message in doubt may safely be sent again. False where it is not given.
+	// message in doubt may safely be sent again; false by default.
 	// +optional
 	Idempotent *bool `json:"idempotent,omitempty"`
 }
@@ -109,6 +111,7 @@ type SlackChannel struct {
 	// first of them, and in the channel too where its priority is High or Critical.
 	// Update: a StatusUpdate or a Completion takes the place of the first, which
 	// notifies nobody; anything else is a reply. Both need a bot, and channel as an ID.
+	// Separate by default.
 	// +optional
 	// +default="Separate"
 	FollowUps FollowUpMode `json:"followUps,omitempty"`
@@ -143,7 +146,7 @@ type DiscordChannel struct {
 	ThreadID string `json:"threadID,omitempty"`
 
 	// username is shown as the author instead of the webhook's own name, up to 80
-	// characters.
+	// characters, for example On call.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=80
@@ -188,14 +191,14 @@ type PagerDutyChannel struct {
 	RoutingKeySecretRef SecretKeyRef `json:"routingKeySecretRef,omitzero"`
 
 	// region is where PagerDuty keeps the account: US, or EU for an account whose
-	// address ends in eu.pagerduty.com.
+	// address ends in eu.pagerduty.com. US by default.
 	// +optional
 	// +default="US"
 	Region PagerDutyRegion `json:"region,omitempty"`
 
 	// dedupBy says what makes one alert. Request: each request opens an alert of its
 	// own. Correlation: all requests of a namespace with one correlationID are one
-	// alert, and a request of the type Completion resolves it.
+	// alert, and a request of the type Completion resolves it. Request by default.
 	// +optional
 	// +default="Request"
 	DedupBy PagerDutyDedup `json:"dedupBy,omitempty"`
@@ -262,12 +265,13 @@ const (
 
 // EmailAuth is what a mail server asks for before it takes mail.
 type EmailAuth struct {
-	// mechanism is Plain, Login or XOAUTH2. The server has to offer it.
+	// mechanism is Plain, Login or XOAUTH2; Plain by default. The server has to offer it.
 	// +optional
 	// +default="Plain"
 	Mechanism EmailMechanism `json:"mechanism,omitempty"`
 
-	// username is the name of the account, often its address.
+	// username is the name of the account, often its address, for example
+	// notifications@example.com.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=254
@@ -292,21 +296,22 @@ type EmailChannel struct {
 	// +kubebuilder:validation:XValidation:rule="isIP(self) || self.matches('^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$')",message="must be a host's name, such as smtp.example.com, or an IP address"
 	Host string `json:"host,omitempty"`
 
-	// port is the mail server's port: 587 is for StartTLS, 465 for TLS.
+	// port is the mail server's port: 587 is for StartTLS, 465 for TLS; 587 by default.
 	// +optional
 	// +default=587
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	Port int32 `json:"port,omitempty"`
 
-	// encryption is StartTLS, TLS or None. With StartTLS nothing is sent to a server
-	// that does not offer it. None is only for addresses that the controller's flag
-	// --delivery-allow-networks contains.
+	// encryption is StartTLS, TLS or None; StartTLS by default. With StartTLS nothing is
+	// sent to a server that does not offer it. None is only for addresses that the
+	// controller's flag --delivery-allow-networks contains.
 	// +optional
 	// +default="StartTLS"
 	Encryption EmailEncryption `json:"encryption,omitempty"`
 
-	// from is the sender's address, which has to be one that the server lets us use.
+	// from is the sender's address, which has to be one that the server lets us use, for
+	// example notifications@example.com.
 	// +required
 	From EmailAddress `json:"from,omitempty"`
 
@@ -324,7 +329,8 @@ type EmailChannel struct {
 	// +kubebuilder:validation:MaxItems=50
 	CC []EmailAddress `json:"cc,omitempty"`
 
-	// replyTo is where answers go. They go to from where it is not given.
+	// replyTo is where answers go, for example help@example.com. They go to from where it
+	// is not given.
 	// +optional
 	ReplyTo EmailAddress `json:"replyTo,omitempty"`
 

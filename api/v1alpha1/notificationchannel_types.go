@@ -59,21 +59,22 @@ type ProxyConfig struct {
 // RateLimit says how many messages go to a channel in how long. What is too many
 // waits, the oldest request first, and spends no attempt with that.
 type RateLimit struct {
-	// messages is how many messages may be sent in each interval, from 1 to 10000.
-	// Attempts that are repeated count as well.
+	// messages is how many messages may be sent in each interval, from 1 to 10000, for
+	// example 30. Attempts that are repeated count as well.
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000
 	Messages int32 `json:"messages,omitempty"`
 
-	// interval is the span of time that messages is about, from 1s to 24h.
+	// interval is the span of time that messages is about, from 1s to 24h, for example
+	// 1m.
 	// +required
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="must be from 1s to 24h"
 	Interval Duration `json:"interval,omitempty"`
 
 	// burst is how many messages may be sent at once after a quiet time, from 1 to
-	// 1000. In any span of time no more go out than these and those that the rate
-	// allows.
+	// 1000; 1 by default. In any span of time no more go out than these and those that
+	// the rate allows.
 	// +optional
 	// +default=1
 	// +kubebuilder:validation:Minimum=1
@@ -103,8 +104,9 @@ type MessageTemplate struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Subject string `json:"subject,omitempty"`
 
-	// body makes the body, in the request's bodyFormat. It has up to 8192 characters,
-	// and what it makes up to 32768. The request's own is used where it is not given.
+	// body makes the body, in the request's bodyFormat, for example "{{ .Body }}, says
+	// {{ .Name }}". It has up to 8192 characters, and what it makes up to 32768. The
+	// request's own is used where it is not given.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=8192
@@ -162,7 +164,7 @@ type NotificationChannelSpec struct {
 	// +optional
 	Template MessageTemplate `json:"template,omitzero"`
 
-	// timeout is how long one attempt may take, from 100ms to 2m.
+	// timeout is how long one attempt may take, from 100ms to 2m; 10s by default.
 	// +optional
 	// +default="10s"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) >= duration('100ms') && duration(self) <= duration('2m')",message="must be from 100ms to 2m"
@@ -189,12 +191,13 @@ type NotificationChannelSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	AllowedNamespaces []NamespaceName `json:"allowedNamespaces,omitempty"`
 
-	// suspend holds back every attempt on this channel that has not begun.
+	// suspend holds back every attempt on this channel that has not begun; false by
+	// default.
 	// +optional
 	Suspend *bool `json:"suspend,omitempty"`
 }
 
-// NamespaceName is the name of a namespace, or "*".
+// NamespaceName is the name of a namespace, for example team-a, or "*".
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=63

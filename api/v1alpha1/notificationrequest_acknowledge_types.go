@@ -8,15 +8,16 @@ import (
 //
 // +kubebuilder:validation:MinProperties=1
 type Acknowledge struct {
-	// required is true: whoever wants no acknowledgement leaves acknowledge out.
+	// required is true, which it is by default too: whoever wants no acknowledgement
+	// leaves acknowledge out.
 	// +optional
 	// +default=true
 	// +kubebuilder:validation:XValidation:rule="self",message="must be true: leave acknowledge out where nobody has to acknowledge"
 	Required *bool `json:"required,omitempty"`
 
 	// within is how long a person has once the first channel has accepted the message,
-	// from 1m to 24h and not longer than deadline. Where no channel accepts it, the time
-	// runs from when it could first be sent.
+	// from 1m to 24h and not longer than deadline; 15m by default. Where no channel
+	// accepts it, the time runs from when it could first be sent.
 	// +optional
 	// +default="15m"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) >= duration('1m') && duration(self) <= duration('24h')",message="must be from 1m to 24h"

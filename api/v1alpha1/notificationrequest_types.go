@@ -49,16 +49,17 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="self.name != 'console' || !has(self.__namespace__)",message="the channel console is built in and lives in no namespace: remove namespace"
 type ChannelReference struct {
-	// name is the name of a NotificationChannel, or console, which is built in and
-	// writes the message to the controller's output. Each name may stand once.
+	// name is the name of a NotificationChannel, for example slack-alerts, or console,
+	// which is built in and writes the message to the controller's output. Each name
+	// may stand once.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	Name string `json:"name,omitempty"`
 
-	// namespace is where the NotificationChannel lives; the request's own where it
-	// is not given. A channel in another namespace must list the request's
+	// namespace is where the NotificationChannel lives, for example platform; the
+	// request's own by default. A channel in another namespace must list the request's
 	// namespace in its allowedNamespaces.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -80,13 +81,14 @@ type ObjectReference struct {
 	// +kubebuilder:validation:MaxLength=63
 	Kind string `json:"kind,omitempty"`
 
-	// namespace is the object's namespace; none for a cluster-wide object.
+	// namespace is the object's namespace, for example shop; none for a cluster-wide
+	// object.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace,omitempty"`
 
-	// name is the object's name.
+	// name is the object's name, for example db-0.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -95,13 +97,13 @@ type ObjectReference struct {
 
 // Link is a web address shown with the message.
 type Link struct {
-	// label is the text shown for the link.
+	// label is the text shown for the link, for example Runbook.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	Label string `json:"label,omitempty"`
 
-	// url is an http or https address.
+	// url is an http or https address, for example https://runbooks.example.com/disk.
 	// +required
 	// +kubebuilder:validation:MinLength=8
 	// +kubebuilder:validation:MaxLength=2048
@@ -116,21 +118,22 @@ type Link struct {
 // +kubebuilder:validation:XValidation:rule="!self.initialDelay.matches('^([0-9]+(ms|s|m|h))+$') || !self.maxDelay.matches('^([0-9]+(ms|s|m|h))+$') || duration(self.initialDelay) <= duration(self.maxDelay)",message="has an initialDelay longer than its maxDelay: raise maxDelay or lower initialDelay"
 // +kubebuilder:validation:MinProperties=1
 type RetryPolicy struct {
-	// maxAttempts is how often a channel is tried, from 1 to 20. Attempts that fail
-	// because of a channel's configuration are not counted.
+	// maxAttempts is how often a channel is tried, from 1 to 20; 5 by default. Attempts
+	// that fail because of a channel's configuration are not counted.
 	// +optional
 	// +default=5
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=20
 	MaxAttempts int32 `json:"maxAttempts,omitempty"`
 
-	// initialDelay is the longest wait after the first failed attempt, for example 5s.
+	// initialDelay is the longest wait after the first failed attempt, up to 24h; 5s by
+	// default.
 	// +optional
 	// +default="5s"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be more than 0 and at most 24h"
 	InitialDelay Duration `json:"initialDelay,omitempty"`
 
-	// maxDelay is the longest wait between two attempts, for example 5m.
+	// maxDelay is the longest wait between two attempts, up to 24h; 5m by default.
 	// +optional
 	// +default="5m"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) > duration('0s') && duration(self) <= duration('24h')",message="must be more than 0 and at most 24h"
@@ -148,7 +151,7 @@ type Dedup struct {
 	Key string `json:"key,omitempty"`
 
 	// window is how far apart two requests with the same key may have been created
-	// for the one to stand for the other, from 1s to 24h.
+	// for the one to stand for the other, from 1s to 24h; 10m by default.
 	// +optional
 	// +default="10m"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]+(ms|s|m|h))+$') || duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="must be from 1s to 24h"
@@ -163,7 +166,8 @@ type Dedup struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.acknowledge) || !self.acknowledge.within.matches('^([0-9]+(ms|s|m|h))+$') || !self.deadline.matches('^([0-9]+(ms|s|m|h))+$') || duration(self.acknowledge.within) <= duration(self.deadline)",message="has an acknowledge.within longer than its deadline: raise deadline or lower acknowledge.within"
 // +kubebuilder:validation:XValidation:rule="!has(self.acknowledge) || !has(self.acknowledge.escalateTo) || !has(self.channels) || self.acknowledge.escalateTo.all(e, !self.channels.exists(c, c.name == e.name))",message="has a channel in acknowledge.escalateTo that is among channels too: name it in one of them"
 type NotificationRequestSpec struct {
-	// subject is the message's first line, 1 to 500 characters.
+	// subject is the message's first line, 1 to 500 characters, for example Disk of db-0
+	// is 95% full.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=500
@@ -171,7 +175,8 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="contains a NUL character: remove it"
 	Subject string `json:"subject,omitempty"`
 
-	// body is the message's text, 1 to 32768 characters.
+	// body is the message's text, 1 to 32768 characters, for example It will be full in
+	// about two hours.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32768
@@ -179,27 +184,29 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="contains a NUL character: remove it"
 	Body string `json:"body,omitempty"`
 
-	// bodyFormat says how body is written: Plain or Markdown. A channel that cannot
-	// show Markdown shows the text as it stands.
+	// bodyFormat says how body is written: Plain or Markdown; Plain by default. A channel
+	// that cannot show Markdown shows the text as it stands.
 	// +optional
 	// +default="Plain"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	BodyFormat BodyFormat `json:"bodyFormat,omitempty"`
 
 	// type says what kind of message this is: Simple, Escalation, StatusUpdate,
-	// Approval, ManualReview or Completion.
+	// Approval, ManualReview or Completion; Simple by default.
 	// +optional
 	// +default="Simple"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Type RequestType `json:"type,omitempty"`
 
-	// priority says how urgent the message is: Critical, High, Medium or Low.
+	// priority says how urgent the message is: Critical, High, Medium or Low; Medium by
+	// default.
 	// +optional
 	// +default="Medium"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Priority Priority `json:"priority,omitempty"`
 
-	// severity is a word of your own, shown with the message, up to 64 characters.
+	// severity is a word of your own, shown with the message, up to 64 characters, for
+	// example sev2.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
@@ -208,7 +215,8 @@ type NotificationRequestSpec struct {
 	Severity string `json:"severity,omitempty"`
 
 	// correlationID ties the audit events of this request to those of an incident,
-	// 1 to 253 characters. The request's UID is used where it is not given.
+	// 1 to 253 characters, for example incident-4711. The request's UID is used where it
+	// is not given.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -240,22 +248,24 @@ type NotificationRequestSpec struct {
 	Links []Link `json:"links,omitempty"`
 
 	// fields are short facts shown with the message and recorded with its audit
-	// events, up to 32. A name has up to 63 characters, a value up to 1024.
+	// events, up to 32, for example node: worker-3. A name has up to 63 characters, a
+	// value up to 1024.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) >= 1 && size(k) <= 63 && !k.contains('\\u0000'))",message="has a name that is empty, longer than 63 characters, or contains a NUL character"
 	Fields map[string]FieldValue `json:"fields,omitempty"`
 
-	// retry says how failed attempts are repeated.
+	// retry says how failed attempts are repeated: by default 5 times, with waits of up
+	// to 5s at first and 5m later.
 	// +optional
 	// +default={"maxAttempts": 5, "initialDelay": "5s", "maxDelay": "5m"}
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Retry RetryPolicy `json:"retry,omitzero"`
 
 	// deadline is the whole time a message has, from its creation, from notBefore, from
-	// the end of a route's quiet hours or from its escalation, up to 720h. What is not sent by then has
-	// failed. It runs on while suspended.
+	// the end of a route's quiet hours or from its escalation, up to 720h; 24h by default.
+	// What is not sent by then has failed. It runs on while suspended.
 	// +optional
 	// +default="24h"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
@@ -263,8 +273,8 @@ type NotificationRequestSpec struct {
 	Deadline Duration `json:"deadline,omitempty"`
 
 	// onAmbiguous says what to do with an attempt whose outcome nobody can know, on
-	// a channel without idempotency of its own: Retry sends again, and the message
-	// may arrive twice; Hold waits for the annotation
+	// a channel without idempotency of its own; Retry by default. Retry sends again, and
+	// the message may arrive twice; Hold waits for the annotation
 	// notification.kubernaut.ai/resolve with <channel>=Sent, <channel>=Retry or
 	// <channel>=Failed; AssumeSent takes it as sent. Where Retry has led to a
 	// possible duplicate already, another attempt in doubt is held as with Hold.
@@ -285,10 +295,10 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Dedup Dedup `json:"dedup,omitzero"`
 
-	// mode is Send or DryRun. A dry run finds the channels, makes the content of each
-	// message and says in deliveries what would have been sent, or why it could not
-	// be, to the channels of acknowledge.escalateTo too. It sends nothing, waits for
-	// nothing, and is recorded as a dry run.
+	// mode is Send or DryRun; Send by default. A dry run finds the channels, makes the
+	// content of each message and says in deliveries what would have been sent, or why
+	// it could not be, to the channels of acknowledge.escalateTo too. It sends nothing,
+	// waits for nothing, and is recorded as a dry run.
 	// +optional
 	// +default="Send"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
@@ -301,22 +311,22 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	Acknowledge Acknowledge `json:"acknowledge,omitzero"`
 
-	// ttlSecondsAfterFinished deletes the request this long after it finished and
-	// all its events are recorded, and not before its dedup.window is over. It stays
-	// where this is not given.
+	// ttlSecondsAfterFinished deletes the request this many seconds after it finished,
+	// for example 86400 for a day, and not before all its events are recorded and its
+	// dedup.window is over. It stays where this is not given.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=31536000
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot be changed: create a new NotificationRequest instead"
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 
-	// suspend holds back every attempt that has not begun. It is the one field that
-	// may be changed.
+	// suspend holds back every attempt that has not begun; false by default. It is the
+	// one field that may be changed.
 	// +optional
 	Suspend *bool `json:"suspend,omitempty"`
 }
 
-// FieldValue is the value of one field.
+// FieldValue is the value of one field, for example worker-3.
 //
 // +kubebuilder:validation:MaxLength=1024
 // +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="contains a NUL character: remove it"

@@ -19,7 +19,7 @@ const (
 	AttributeLabel         RouteAttribute = "Label"
 )
 
-// RouteValue is a value that an attribute is compared with.
+// RouteValue is a value that an attribute is compared with, for example checkout.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=1024
@@ -38,13 +38,13 @@ type RouteMatcher struct {
 	// +required
 	Attribute RouteAttribute `json:"attribute,omitempty"`
 
-	// key is the name of the field or the label.
+	// key is the name of the field or the label, for example app.kubernetes.io/name.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=317
 	Key string `json:"key,omitempty"`
 
-	// equals is the one value that matches.
+	// equals is the one value that matches, for example checkout.
 	// +optional
 	Equals RouteValue `json:"equals,omitempty"`
 
@@ -93,26 +93,26 @@ type TimeWindow struct {
 	// +kubebuilder:validation:MaxItems=7
 	Days []Weekday `json:"days,omitempty"`
 
-	// start is when the window begins, from 00:00 to 23:59.
+	// start is when the window begins, from 00:00 to 23:59, for example "22:00".
 	// +required
-	// +kubebuilder:validation:MinLength=5
-	// +kubebuilder:validation:MaxLength=5
-	// +kubebuilder:validation:Pattern=`^([01][0-9]|2[0-3]):[0-5][0-9]$`
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([01][0-9]|2[0-3]):[0-5][0-9]$')",message="must be a time of day from 00:00 to 23:59, such as 07:00"
 	Start string `json:"start,omitempty"`
 
-	// end is the first minute after the window, up to 24:00. Where it is earlier
-	// than start, it is of the next day.
+	// end is the first minute after the window, up to 24:00, for example "07:00".
+	// Where it is earlier than start, it is of the next day.
 	// +required
-	// +kubebuilder:validation:MinLength=5
-	// +kubebuilder:validation:MaxLength=5
-	// +kubebuilder:validation:Pattern=`^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$`
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$')",message="must be a time of day from 00:00 to 24:00, such as 07:00"
 	End string `json:"end,omitempty"`
 }
 
 // NotificationRouteSpec says which requests go where.
 type NotificationRouteSpec struct {
-	// order is the route's place among the routes of its namespace, from 1 to 1000.
-	// Lower ones are asked first; among equals the name decides.
+	// order is the route's place among the routes of its namespace, from 1 to 1000;
+	// 100 by default. Lower ones are asked first; among equals the name decides.
 	// +optional
 	// +default=100
 	// +kubebuilder:validation:Minimum=1
@@ -134,13 +134,13 @@ type NotificationRouteSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	Channels []ChannelReference `json:"channels,omitempty"`
 
-	// continue has the routes after this one asked too where this one matches. The
-	// first that matches is the last where it is not given.
+	// continue has the routes after this one asked too where this one matches; false by
+	// default, which makes the first route that matches the last.
 	// +optional
 	Continue *bool `json:"continue,omitempty"`
 
 	// timeZone is the time zone of activeWindows and quietHours, by its name in the
-	// IANA database, for example Europe/Berlin.
+	// IANA database, for example Europe/Berlin; UTC by default.
 	// +optional
 	// +default="UTC"
 	// +kubebuilder:validation:MinLength=1
