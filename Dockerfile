@@ -6,7 +6,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=unknown
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /bin/ ./cmd/manager ./cmd/datastorage
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X kubernaut.ai/notification/internal/version.linked=${VERSION}" -o /bin/ ./cmd/manager ./cmd/datastorage
 
 FROM gcr.io/distroless/static:nonroot AS datastorage
 COPY --from=build /bin/datastorage /datastorage

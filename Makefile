@@ -76,7 +76,7 @@ verify-generated: generate manifests ## Fail where generated files are not what 
 
 build: ## Build static binaries into bin/
 	@test -e bin/manager || echo "Building bin/manager and bin/datastorage; the first time takes some minutes"
-	$(GO) build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+	$(GO) build -ldflags '-s -w -X kubernaut.ai/notification/internal/version.linked=$(VERSION)' -o bin/ ./cmd/...
 
 deploy: ## Install into the cluster of KUBECONFIG (MANAGER_IMG=, DATASTORAGE_IMG=)
 	kubectl apply --server-side -f config/default/namespace.yaml

@@ -12,13 +12,11 @@ import (
 	"kubernaut.ai/notification/internal/manager"
 )
 
-var version = "unknown" // set by the linker
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
-	if err := manager.Main(ctx, os.Args[1:], version, os.Stderr); err != nil {
+	if err := manager.Main(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "manager:", err)
 		os.Exit(1)
 	}

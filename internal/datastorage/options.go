@@ -21,6 +21,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"kubernaut.ai/notification/internal/httpserver"
+	"kubernaut.ai/notification/internal/version"
 )
 
 // Options are what Run and Migrate need. ParseOptions fills them from flags.
@@ -54,6 +55,7 @@ type Options struct {
 const (
 	commandMigrate = "migrate"
 	commandKey     = "key"
+	commandVersion = "--version" // a flag, as everywhere
 )
 
 // Main runs the command line that args are, without the program's name. Usage and
@@ -71,6 +73,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer, openers 
 	klog.SetLogger(opts.Log.WithName("kubernetes"))
 	ctrllog.SetLogger(opts.Log)
 	switch command {
+	case commandVersion:
+		_, err := fmt.Fprintln(stdout, version.Line("datastorage"))
+		return err
 	case commandMigrate:
 		return Migrate(ctx, opts)
 	case commandKey:
@@ -107,6 +112,7 @@ func ParseOptions(args []string, output io.Writer) (opts Options, command string
 	flags.Int64Var(&opts.RetentionDays, "retention-days", 0, "`days` after which events that have no retention_days lose all but what the log's proofs need; 0 keeps them for good")
 	format := flags.String("log-format", "json", "json or console")
 	level := flags.String("log-level", "info", "debug, info or error")
+	printVersion := flags.Bool("version", false, "print the version and end")
 	if err := parse(args); err != nil {
 		return opts, command, err
 	}
@@ -118,6 +124,9 @@ func ParseOptions(args []string, output io.Writer) (opts Options, command string
 	}
 	if flags.NArg() > 0 {
 		return opts, command, fmt.Errorf("argument %q is not known; the commands are migrate and key, and verify where it comes first", flags.Arg(0))
+	}
+	if *printVersion {
+		return opts, commandVersion, nil
 	}
 	if opts.Log, err = newLogger(*format, *level, output); err != nil {
 		return opts, command, err

@@ -3,6 +3,7 @@ package datastorage_test
 import (
 	"bytes"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -67,6 +68,16 @@ func TestHelpIsNoError(t *testing.T) {
 	var out bytes.Buffer
 	if err := datastorage.Main(t.Context(), []string{"--help"}, io.Discard, &out, nil); err != nil || !strings.Contains(out.String(), "database-url") {
 		t.Errorf("got %v, %q", err, out.String())
+	}
+}
+
+func TestTheVersionIsOneLine(t *testing.T) {
+	var out bytes.Buffer
+	if err := datastorage.Main(t.Context(), []string{"--version", "--auth=nobody"}, &out, io.Discard, nil); err != nil {
+		t.Fatal(err)
+	}
+	if line := out.String(); !strings.HasPrefix(line, "datastorage ") || strings.Count(line, "\n") != 1 || !strings.Contains(line, runtime.Version()) {
+		t.Errorf("got %q", line)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"kubernaut.ai/notification/internal/datastorage/kubeauth"
 	"kubernaut.ai/notification/internal/httpserver"
+	"kubernaut.ai/notification/internal/version"
 )
 
 const (
@@ -90,7 +91,7 @@ func serve(ctx context.Context, server *http.Server, api *API, opts Options) err
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	opts.Log.Info("Serving", "address", listener.Addr().String(), "auth", opts.Auth, "tls", server.TLSConfig != nil)
+	opts.Log.Info("Serving", "version", version.Name(), "address", listener.Addr().String(), "auth", opts.Auth, "tls", server.TLSConfig != nil)
 	if server.TLSConfig != nil {
 		listener = tls.NewListener(listener, server.TLSConfig)
 	}

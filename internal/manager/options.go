@@ -25,6 +25,7 @@ import (
 
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/internal/httpserver"
+	"kubernaut.ai/notification/internal/version"
 )
 
 // Values of --on-audit-outage, --redaction and --dlq-backend.
@@ -73,24 +74,28 @@ type Options struct {
 }
 
 // Main runs the command line that args are, without the program's name. Usage
-// goes to output.
-func Main(ctx context.Context, args []string, version string, output io.Writer) error {
+// goes to stderr.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	var o Options
 	o.BindFlags(flags)
 	config.RegisterFlags(flags)
+	printVersion := flags.Bool("version", false, "print the version and end")
 	err := flags.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		flags.SetOutput(output)
-		fmt.Fprint(output, "Usage: manager [flags]\n\nSends what NotificationRequests ask for and records in DataStorage what became of it.\n\n")
+		flags.SetOutput(stderr)
+		fmt.Fprint(stderr, "Usage: manager [flags]\n\nSends what NotificationRequests ask for and records in DataStorage what became of it.\n\n")
 		flags.PrintDefaults()
 		return nil
 	case err != nil:
 		return fmt.Errorf("%w; manager -help lists the flags", err)
 	case flags.NArg() > 0:
 		return fmt.Errorf("%q is no flag; manager takes flags only, see manager -help", flags.Arg(0))
+	case *printVersion:
+		_, err := fmt.Fprintln(stdout, version.Line("manager"))
+		return err
 	}
 	if o.DLQBackend == redisDLQ && o.RedisURL == "" {
 		o.RedisURL = os.Getenv("REDIS_URL")
@@ -108,8 +113,8 @@ func Main(ctx context.Context, args []string, version string, output io.Writer) 
 	if err != nil {
 		return fmt.Errorf("find the API server (--kubeconfig, KUBECONFIG, or in a cluster): %w", err)
 	}
-	logger.Info("Starting", "version", version)
-	api.UserAgent = "notification-manager/" + version
+	logger.Info("Starting", "version", version.Name())
+	api.UserAgent = "notification-manager/" + version.Name()
 	return Run(logr.NewContext(ctx, logger), api, o)
 }
 

@@ -3,6 +3,8 @@ package manager
 import (
 	"bytes"
 	"flag"
+	"io"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -78,7 +80,7 @@ func TestTheRedisURLMayComeFromTheEnvironment(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("REDIS_URL", c.env)
-			err := Main(t.Context(), c.args, "test", &bytes.Buffer{})
+			err := Main(t.Context(), c.args, io.Discard, io.Discard)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("error is %v, want one with %q", err, c.want)
 			}
@@ -92,10 +94,20 @@ func TestTheRedisURLMayComeFromTheEnvironment(t *testing.T) {
 func TestHelpHasNoPasswordInIt(t *testing.T) {
 	t.Setenv("REDIS_URL", "redis://:planted@redis")
 	var usage bytes.Buffer
-	if err := Main(t.Context(), []string{"--dlq-backend=redis", "-help"}, "test", &usage); err != nil {
+	if err := Main(t.Context(), []string{"--dlq-backend=redis", "-help"}, io.Discard, &usage); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(usage.String(), "REDIS_URL") || strings.Contains(usage.String(), "planted") {
 		t.Errorf("usage is\n%s", usage.String())
+	}
+}
+
+func TestTheVersionIsOneLine(t *testing.T) {
+	var out bytes.Buffer
+	if err := Main(t.Context(), []string{"--version", "--log-level=loud"}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if line := out.String(); !strings.HasPrefix(line, "manager ") || strings.Count(line, "\n") != 1 || !strings.Contains(line, runtime.Version()) {
+		t.Errorf("got %q", line)
 	}
 }

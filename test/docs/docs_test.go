@@ -121,7 +121,7 @@ func TestEveryFlagIsInOperations(t *testing.T) {
 	page := read(t, docs, "operations.md")
 	for name, run := range map[string]func(*bytes.Buffer) error{
 		"manager": func(usage *bytes.Buffer) error {
-			return manager.Main(t.Context(), []string{"-help"}, "", usage)
+			return manager.Main(t.Context(), []string{"-help"}, io.Discard, usage)
 		},
 		"datastorage": func(usage *bytes.Buffer) error {
 			return datastorage.Main(t.Context(), []string{"-help"}, io.Discard, usage, nil)
