@@ -3,6 +3,8 @@ package docs
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -166,36 +168,94 @@ func words(page string) []string {
 	return all
 }
 
+var kinds = map[string]string{
+	"notificationrequests": "notificationrequest.md",
+	"notificationchannels": "notificationchannel.md",
+	"notificationroutes":   "notificationroute.md",
+}
+
+// eachField calls do with each field of a kind, by its path from spec or status on.
+// The fields of a list's items are those of the list.
+func eachField(t *testing.T, crd string, do func(path string, schema apiextensionsv1.JSONSchemaProps)) {
+	t.Helper()
+	var definition apiextensionsv1.CustomResourceDefinition
+	if err := yaml.Unmarshal([]byte(read(t, root, "config/crd/notification.kubernaut.ai_"+crd+".yaml")), &definition); err != nil {
+		t.Fatal(err)
+	}
+	var visit func(path string, schema apiextensionsv1.JSONSchemaProps)
+	visit = func(path string, schema apiextensionsv1.JSONSchemaProps) {
+		if path == "status.conditions" { // its members are those of all kinds
+			return
+		}
+		if schema.Items != nil && schema.Items.Schema != nil {
+			visit(path, *schema.Items.Schema)
+		}
+		for name, member := range schema.Properties {
+			do(path+"."+name, member)
+			visit(path+"."+name, member)
+		}
+	}
+	schema := definition.Spec.Versions[0].Schema.OpenAPIV3Schema
+	visit("spec", schema.Properties["spec"])
+	visit("status", schema.Properties["status"])
+}
+
 func TestEveryFieldIsOnThePageOfItsKind(t *testing.T) {
-	for crd, page := range map[string]string{
-		"notificationrequests": "notificationrequest.md",
-		"notificationchannels": "notificationchannel.md",
-		"notificationroutes":   "notificationroute.md",
-	} {
+	for crd, page := range kinds {
 		t.Run(page, func(t *testing.T) {
-			var definition apiextensionsv1.CustomResourceDefinition
-			if err := yaml.Unmarshal([]byte(read(t, root, "config/crd/notification.kubernaut.ai_"+crd+".yaml")), &definition); err != nil {
-				t.Fatal(err)
-			}
-			known := words(read(t, docs, page))
-			var visit func(path string, schema apiextensionsv1.JSONSchemaProps)
-			visit = func(path string, schema apiextensionsv1.JSONSchemaProps) {
-				if path == ".status.conditions" { // its members are those of all kinds
-					return
-				}
-				if schema.Items != nil && schema.Items.Schema != nil {
-					visit(path, *schema.Items.Schema)
-				}
-				for name, member := range schema.Properties {
-					if !slices.Contains(known, name) {
-						t.Errorf("%s.%s is not on the page", path, name)
+			known := map[string][]string{}
+			eachField(t, crd, func(path string, _ apiextensionsv1.JSONSchemaProps) {
+				// What one type of channel or a template has is on a page of its own.
+				at := page
+				member := strings.ToLower(strings.Split(path, ".")[1])
+				for _, own := range []string{"channels/" + member + ".md", member + "s.md"} {
+					if _, err := os.Stat(filepath.Join(docs, own)); err == nil && crd == "notificationchannels" {
+						at = own
 					}
-					visit(path+"."+name, member)
+				}
+				if known[at] == nil {
+					known[at] = words(read(t, docs, at))
+				}
+				if name := path[strings.LastIndex(path, ".")+1:]; !slices.Contains(known[at], name) {
+					t.Errorf("%s is not on the page %s", path, at)
+				}
+			})
+			if crd == "notificationchannels" && len(known) != 9 {
+				t.Errorf("the fields are on %d pages, want one for each type, for templates and for the kind", len(known))
+			}
+		})
+	}
+}
+
+// TestExplainTellsDefaultsAndExamples holds what kubectl explain prints, which has no
+// place for a default but the description.
+func TestExplainTellsDefaultsAndExamples(t *testing.T) {
+	for crd := range kinds {
+		eachField(t, crd, func(path string, schema apiextensionsv1.JSONSchemaProps) {
+			if !strings.HasPrefix(path, "spec.") {
+				return
+			}
+			text := strings.Join(strings.Fields(schema.Description), " ")
+			var value any
+			if schema.Default != nil {
+				if err := yaml.Unmarshal(schema.Default.Raw, &value); err != nil {
+					t.Fatal(err)
 				}
 			}
-			schema := definition.Spec.Versions[0].Schema.OpenAPIV3Schema
-			visit(".spec", schema.Properties["spec"])
-			visit(".status", schema.Properties["status"])
+			switch value.(type) {
+			case nil:
+				if schema.Type == "string" && schema.Format == "" && schema.Enum == nil && !strings.Contains(text, "for example ") && !strings.Contains(text, "such as ") {
+					t.Errorf("%s: %s has no example: %s", crd, path, text)
+				}
+			case map[string]any, bool: // told in words
+				if !strings.Contains(text, "by default") {
+					t.Errorf("%s: %s does not tell its default: %s", crd, path, text)
+				}
+			default:
+				if !strings.Contains(text, fmt.Sprint(value)+" by default") {
+					t.Errorf("%s: %s does not tell its default %v: %s", crd, path, value, text)
+				}
+			}
 		})
 	}
 }
@@ -231,39 +291,115 @@ func TestEveryReasonIsExplained(t *testing.T) {
 	}
 }
 
-// TestExamplesAreWellFormed decodes each object of each example, and refuses
-// members that its kind does not have.
-func TestExamplesAreWellFormed(t *testing.T) {
-	examples := 0
+// example is an object that a page has a reader paste, or one of a sample.
+type example struct{ from, text string }
+
+var pasted = regexp.MustCompile(`(?ms)^kubectl (?:apply|create) -f - <<'EOF'\n(.*?)^EOF$`)
+
+func exampleObjects(t *testing.T) []example {
+	t.Helper()
+	var all []example
+	add := func(from, text string) {
+		for object := range strings.SplitSeq(text, "\n---\n") {
+			all = append(all, example{from, strings.TrimRight(object, "\n") + "\n"})
+		}
+	}
 	for path, page := range pages(t) {
 		for _, block := range fenced.FindAllStringSubmatch(page, -1) {
-			text := block[2]
-			if _, after, ok := strings.Cut(text, "kubectl apply -f - <<'EOF'\n"); ok && block[1] == "sh" {
-				text, _, _ = strings.Cut(after, "\nEOF\n")
-			} else if block[1] != "yaml" {
-				continue
-			}
-			for object := range strings.SplitSeq(text, "\n---\n") {
-				var kind struct{ Kind string }
-				if err := yaml.Unmarshal([]byte(object), &kind); err != nil {
-					t.Errorf("%s: %v\n%s", path, err, object)
-				}
-				into, ok := map[string]any{
-					"NotificationRequest": &v1alpha1.NotificationRequest{},
-					"NotificationChannel": &v1alpha1.NotificationChannel{},
-					"NotificationRoute":   &v1alpha1.NotificationRoute{},
-					"Secret":              &corev1.Secret{},
-				}[kind.Kind]
-				if !ok {
-					t.Errorf("%s: kind %q is not known to this test", path, kind.Kind)
-				} else if err := yaml.UnmarshalStrict([]byte(object), into); err != nil {
-					t.Errorf("%s: %v\n%s", path, err, object)
-				}
-				examples++
+			for _, match := range pasted.FindAllStringSubmatch(block[2], -1) {
+				add(path, match[1])
 			}
 		}
 	}
-	if examples < 5 {
-		t.Errorf("found %d examples only", examples)
+	samples, err := filepath.Glob(root + "/config/samples/notification_*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sample := range samples {
+		add(sample, read(t, sample))
+	}
+	if len(samples) < 15 || len(all) < 60 {
+		t.Fatalf("found %d examples only, and %d samples", len(all), len(samples))
+	}
+	return all
+}
+
+// TestExamplesAreWellFormed decodes each object of each example, and refuses
+// members that its kind does not have.
+func TestExamplesAreWellFormed(t *testing.T) {
+	for _, e := range exampleObjects(t) {
+		var kind struct{ Kind string }
+		if err := yaml.Unmarshal([]byte(e.text), &kind); err != nil {
+			t.Errorf("%s: %v\n%s", e.from, err, e.text)
+		}
+		into, ok := map[string]any{
+			"NotificationRequest": &v1alpha1.NotificationRequest{},
+			"NotificationChannel": &v1alpha1.NotificationChannel{},
+			"NotificationRoute":   &v1alpha1.NotificationRoute{},
+			"Secret":              &corev1.Secret{},
+			"Namespace":           &corev1.Namespace{},
+		}[kind.Kind]
+		if !ok {
+			t.Errorf("%s: kind %q is not known to this test", e.from, kind.Kind)
+		} else if err := yaml.UnmarshalStrict([]byte(e.text), into); err != nil {
+			t.Errorf("%s: %v\n%s", e.from, err, e.text)
+		}
+	}
+}
+
+// TestWhatIsToBeAppliedCanBePasted keeps objects out of blocks that a reader would
+// have to put into a file first.
+func TestWhatIsToBeAppliedCanBePasted(t *testing.T) {
+	for path, page := range pages(t) {
+		for _, block := range fenced.FindAllStringSubmatch(page, -1) {
+			if strings.Contains(pasted.ReplaceAllString(block[2], ""), "notification.kubernaut.ai/v1alpha1\n") && block[1] != "console" {
+				t.Errorf("%s has an object outside of kubectl apply -f - <<'EOF':\n%s", path, block[2])
+			}
+		}
+	}
+}
+
+// TestOneNameIsOneThing lets a reader apply the examples in any order: none changes
+// what another has made, and none is refused because of another.
+func TestOneNameIsOneThing(t *testing.T) {
+	type object struct {
+		Kind     string
+		Metadata struct{ Namespace, Name, GenerateName string }
+	}
+	known := map[object]example{}
+	for _, e := range exampleObjects(t) {
+		var key object
+		if err := yaml.Unmarshal([]byte(e.text), &key); err != nil {
+			t.Fatal(err)
+		}
+		was, ok := known[key]
+		if !ok {
+			known[key] = e
+			continue
+		}
+		var one, other any
+		if err := errors.Join(yaml.Unmarshal([]byte(was.text), &one), yaml.Unmarshal([]byte(e.text), &other)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(one, other); diff != "" {
+			t.Errorf("the %s %s of %s (-) is another one than that of %s (+):\n%s", key.Kind, key.Metadata.Name, was.from, e.from, diff)
+		}
+	}
+}
+
+func TestEveryChannelPageSaysHowToTryTheChannel(t *testing.T) {
+	paths, err := filepath.Glob(docs + "/channels/*.md")
+	if err != nil || len(paths) != 7 {
+		t.Fatalf("found %v, %v", paths, err)
+	}
+	for _, path := range paths {
+		names := found(`kind: NotificationChannel\nmetadata:\n  name: (\S+)`, read(t, path))
+		text := section(t, read(t, path), "## Does it work?")
+		if !slices.ContainsFunc(names, func(name string) bool {
+			return strings.Contains(text, "\nkubectl annotate nch "+name+" "+v1alpha1.ProbeAnnotation+"=") &&
+				strings.Contains(text, "\nkubectl get nch "+name+" -o jsonpath='{.status.probe}")
+		}) {
+			t.Errorf("%s does not say how to send a test message through one of %v and how to see what came of it", path, names)
+		}
 	}
 }
