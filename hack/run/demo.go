@@ -71,7 +71,7 @@ func (d *demo) run(ctx context.Context, once bool) error {
 		return nil
 	}
 	fmt.Printf(`
-Look further, in another terminal:
+Look further, in another terminal that has kubectl and curl:
 
   export KUBECONFIG=%[1]s/kubeconfig
   kubectl get nr -w
