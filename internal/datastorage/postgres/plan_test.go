@@ -72,7 +72,11 @@ func TestNoQueryReadsOrSortsMoreThanIsAskedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeStore()
+	defer func() {
+		if err := closeStore(); err != nil {
+			t.Error(err)
+		}
+	}()
 	now := time.Now().UTC()
 	storetest.Fill(t, plain, now)
 

@@ -35,7 +35,6 @@ func (r reader) query(ctx context.Context, filter datastorage.Filter) (datastora
 		where = append(where, "(event_timestamp, log_index) < (?, ?)")
 		args = append(args, filter.After.Micros, filter.After.LogIndex)
 	}
-	//nolint:gosec // made of constant texts; values go in as arguments
 	statement := selectEvents + " LEFT JOIN audit_bodies AS b USING (log_index) WHERE " +
 		strings.Join(where, " AND ") + " ORDER BY event_timestamp DESC, log_index DESC LIMIT ? OFFSET ?"
 	rows, err := r.QueryContext(ctx, statement, append(args, filter.Limit+1, filter.Offset)...)
