@@ -18,26 +18,15 @@ var discordLineStart = regexp.MustCompile(`(?m)^[ \t]*(?:[-#>]|[0-9]+\.)`)
 // Whatever a message says, it is within Discord's limits, calls nobody, and has no
 // escape that was cut in two.
 func FuzzDiscordMessage(f *testing.F) {
-	for _, body := range []string{
+	fuzzTexts(f,
 		"", "plain", "**bold** _it_ ~~no~~ `code` [a](https://b.example)", "<@1> <@!1> <@&1> <#1> <:a:1> <t:1:R> </a:1> <id:guide> @everyone @here",
 		"[x](@here) [y](<@1>) [z](discord://x) ![i](https://a.example/(b))", "[https://bank.example](https://evil.example) [a]b](https://c.example)",
 		"```\n<@1>\n```\n> q\n> > r\n\n1. a\n   - b\n\n     ```x\n     y\n     ```\n> ```\n> <@1>\n> ```", "*a **b* c**", "\\`<@1>\\`", "||x|| :smile: -# small\n# h\n- l\n>>> q\n  1. n",
-		strings.Repeat("*", 4100), strings.Repeat("\U0001F469\u200d\U0001F692", 3000), strings.Repeat("> ", 200) + "x", "`" + strings.Repeat("a", 5000) + "`",
-		strings.Repeat("- ", 100), "# " + strings.Repeat("e\u0301", 9000), strings.Repeat("`a` *b*\n", 2000), "a\x00b\u202ec\xff",
-	} {
-		for _, markup := range []bool{true, false} {
-			f.Add("subject "+body, body, "label", "https://runbook.example/?a=1&b=<2>|3", "value "+body, markup)
-		}
-	}
+		strings.Repeat("*", 4100), strings.Repeat("\U0001F469\u200d\U0001F692", 3000), strings.Repeat("> ", 200)+"x", "`"+strings.Repeat("a", 5000)+"`",
+		strings.Repeat("- ", 100), "# "+strings.Repeat("e\u0301", 9000), strings.Repeat("`a` *b*\n", 2000), "a\x00b\u202ec\xff",
+	)
 	f.Fuzz(func(t *testing.T, subject, body, label, address, value string, markup bool) {
-		m := &Message{
-			Key: "key", Namespace: "payments", Name: "disk-full", Subject: subject, Body: body, Priority: value, Severity: label,
-			Links:  []Link{{Label: label, URL: address}, {Label: address, URL: "https://second.example/" + label}},
-			Fields: map[string]string{label: value, "n": body, "": ""},
-		}
-		if markup {
-			m.BodyFormat = "Markdown"
-		}
+		m := fuzzMessage(subject, body, label, address, value, markup)
 		content := encodeDiscord(m, "")
 		if string(encodeDiscord(m, "")) != string(content) {
 			t.Error("the same message gives other bytes")
@@ -117,15 +106,6 @@ func FuzzDiscordAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		receiver := answered(discord.client, answer)
-		receipt, err := discord.Send(t.Context(), &Message{Key: "key"})
-		<-receiver
-		checkShown(t, receipt.ExternalID)
-		if err != nil {
-			checkError(t, err)
-			if receipt.ExternalID != "" {
-				t.Errorf("a receipt with the error %v", err)
-			}
-		}
+		_ = checkAnswered(t, discord.client, discord, &Message{Key: "key"}, answer)
 	})
 }

@@ -77,15 +77,6 @@ func FuzzPagerDutyAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		receiver := answered(pagerDuty.client, answer)
-		receipt, err := pagerDuty.Send(t.Context(), &Message{Key: "key"})
-		<-receiver
-		checkShown(t, receipt.ExternalID)
-		if err != nil {
-			checkError(t, err)
-			if receipt.ExternalID != "" {
-				t.Errorf("a receipt with the error %v", err)
-			}
-		}
+		_ = checkAnswered(t, pagerDuty.client, pagerDuty, &Message{Key: "key"}, answer)
 	})
 }

@@ -18,29 +18,18 @@ var slackMarkup = regexp.MustCompile(`<(?:https?://|mailto:)[^<>|\s]*(?:\|[^<>]*
 // Whatever a message says, it is within Slack's limits, calls nobody, and has no
 // escape that was cut in two.
 func FuzzSlackMessage(f *testing.F) {
-	for _, body := range []string{
+	fuzzTexts(f,
 		"", "plain", "**bold** _it_ ~~no~~ `code` [a](https://b.example)", "<!channel> <@U1> <#C1> &lt;!here&gt;",
 		"[x](!channel) [y](@U1|z) [z](<#C1>) ![i](!here)", "<https://a.example/<!here>> https://b.example/|<!channel>",
 		"```\n<!here>\n```\n> q\n> > r\n\n1. a\n   - b\n\n     ```x\n     y\n     ```", "*a **b* c**", "&#60;!here&#62; &amp;lt;!here&amp;gt;",
-		strings.Repeat("&", 4000), strings.Repeat("\U0001F469\u200d\U0001F692", 3000), strings.Repeat("> ", 200) + "x",
-		strings.Repeat("- ", 100), "# " + strings.Repeat("e\u0301", 9000), strings.Repeat("`a` *b*\n", 2000), "a\x00b\u202ec\xff",
-	} {
-		for _, markup := range []bool{true, false} {
-			f.Add("subject "+body, body, "label", "https://runbook.example/?a=1&b=<2>|3", "value "+body, markup)
-		}
-	}
+		strings.Repeat("&", 4000), strings.Repeat("\U0001F469\u200d\U0001F692", 3000), strings.Repeat("> ", 200)+"x",
+		strings.Repeat("- ", 100), "# "+strings.Repeat("e\u0301", 9000), strings.Repeat("`a` *b*\n", 2000), "a\x00b\u202ec\xff",
+	)
 	f.Add("subject", "body", "C0123456789/1503435956.000247", "https://runbook.example", "Critical", true)
 	f.Add("subject", "body", "C1/\xff\"/", "https://runbook.example", "High", false)
 	f.Add("subject", "body", "/", "https://runbook.example", "Low", false)
 	f.Fuzz(func(t *testing.T, subject, body, label, address, value string, markup bool) {
-		m := &Message{
-			Key: "key", Namespace: "payments", Name: "disk-full", Subject: subject, Body: body, Priority: value, Severity: label,
-			Links:  []Link{{Label: label, URL: address}, {Label: address, URL: "https://second.example/" + label}},
-			Fields: map[string]string{label: value, "n": body},
-		}
-		if markup {
-			m.BodyFormat = "Markdown"
-		}
+		m := fuzzMessage(subject, body, label, address, value, markup)
 		start := time.Now()
 		content := encodeSlack(m, "")
 		checkSlackFollowUp(t, m, label)
@@ -161,18 +150,9 @@ func FuzzSlackAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		receiver := answered(slack.client, answer)
-		receipt, err := slack.Send(t.Context(), &Message{Key: "key", Follows: "C1/1503435956.000247"})
-		<-receiver
-		checkShown(t, receipt.ExternalID)
-		if err != nil {
-			checkError(t, err)
-			if receipt.ExternalID != "" {
-				t.Errorf("a receipt with the error %v", err)
-			}
-			if e := Classify(err); e.CannotFollow && (!bot || e.MaybeDelivered || e.Class != Transient) {
-				t.Errorf("bot %t: sent by itself after %+v", bot, e)
-			}
+		e := checkAnswered(t, slack.client, slack, &Message{Key: "key", Follows: "C1/1503435956.000247"}, answer)
+		if e != nil && e.CannotFollow && (!bot || e.MaybeDelivered || e.Class != Transient) {
+			t.Errorf("bot %t: sent by itself after %+v", bot, e)
 		}
 	})
 }

@@ -18,25 +18,14 @@ var (
 // Whatever a message says, it is within the limit of Teams, is cut between two
 // characters only, and has a body that is shown as it is.
 func FuzzTeamsMessage(f *testing.F) {
-	for _, body := range []string{
+	fuzzTexts(f,
 		"", "plain", "**bold** _it_ ~~no~~ `code` [a](https://b.example)", "<at>Somebody</at> &lt;at&gt; {{DATE(2017-02-14T06:08:00Z)}} @{x}",
 		"[x](mailto:me@x.example) [y](javascript:1) ![i](https://a.example/(b))", "```\n<at>\n\n  indented\n```\n> q\n> > r\n\n1. a\n   - b\n\n     ```x\n     y\n     ```",
-		strings.Repeat("*", 4100), strings.Repeat("\U0001F469\u200d\U0001F692", 4000), strings.Repeat("> ", 200) + "x", strings.Repeat("\"", 16000), strings.Repeat("line\n", 6000),
-		strings.Repeat("- ", 100), "# " + strings.Repeat("e\u0301", 9000), strings.Repeat("`a` *b* ", 2000), strings.Repeat("[a](https://x.example) ", 700), "a\x00b\u202ec\xff",
-	} {
-		for _, markup := range []bool{true, false} {
-			f.Add("subject "+body, body, "label", "https://runbook.example/?a=1&b=<2>|3", "value "+body, markup)
-		}
-	}
+		strings.Repeat("*", 4100), strings.Repeat("\U0001F469\u200d\U0001F692", 4000), strings.Repeat("> ", 200)+"x", strings.Repeat("\"", 16000), strings.Repeat("line\n", 6000),
+		strings.Repeat("- ", 100), "# "+strings.Repeat("e\u0301", 9000), strings.Repeat("`a` *b* ", 2000), strings.Repeat("[a](https://x.example) ", 700), "a\x00b\u202ec\xff",
+	)
 	f.Fuzz(func(t *testing.T, subject, body, label, address, value string, markup bool) {
-		m := &Message{
-			Key: "key", Namespace: "payments", Name: "disk-full", Subject: subject, Body: body, Priority: value, Severity: label,
-			Links:  []Link{{Label: label, URL: address}, {Label: address, URL: "https://second.example/" + label}},
-			Fields: map[string]string{label: value, "n": body, "": ""},
-		}
-		if markup {
-			m.BodyFormat = "Markdown"
-		}
+		m := fuzzMessage(subject, body, label, address, value, markup)
 		content := encodeTeams(m)
 		if string(encodeTeams(m)) != string(content) {
 			t.Error("the same message gives other bytes")
@@ -94,15 +83,6 @@ func FuzzTeamsAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		receiver := answered(teams.client, answer)
-		receipt, err := teams.Send(t.Context(), &Message{Key: "key"})
-		<-receiver
-		checkShown(t, receipt.ExternalID)
-		if err != nil {
-			checkError(t, err)
-			if receipt.ExternalID != "" {
-				t.Errorf("a receipt with the error %v", err)
-			}
-		}
+		_ = checkAnswered(t, teams.client, teams, &Message{Key: "key"}, answer)
 	})
 }

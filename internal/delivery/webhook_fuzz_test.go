@@ -155,6 +155,48 @@ func checkError(t *testing.T, err error) {
 	}
 }
 
+// checkAnswered has a sender make an attempt that meets the answer, and returns the
+// error that it comes to, nil for a success.
+func checkAnswered(t *testing.T, c *Client, sender Sender, m *Message, answer []byte) *Error {
+	t.Helper()
+	receiver := answered(c, answer)
+	receipt, err := sender.Send(t.Context(), m)
+	<-receiver
+	checkShown(t, receipt.ExternalID)
+	if err == nil {
+		return nil
+	}
+	checkError(t, err)
+	if receipt.ExternalID != "" {
+		t.Errorf("a receipt with the error %v", err)
+	}
+	return Classify(err)
+}
+
+// fuzzTexts has a fuzz test of messages begin with each of the texts, as a body with
+// markup and as one without.
+func fuzzTexts(f *testing.F, bodies ...string) {
+	f.Helper()
+	for _, body := range bodies {
+		for _, markup := range []bool{true, false} {
+			f.Add("subject "+body, body, "label", "https://runbook.example/?a=1&b=<2>|3", "value "+body, markup)
+		}
+	}
+}
+
+// fuzzMessage is the message of a fuzz test.
+func fuzzMessage(subject, body, label, address, value string, markup bool) *Message {
+	m := &Message{
+		Key: "key", Namespace: "payments", Name: "disk-full", Subject: subject, Body: body, Priority: value, Severity: label,
+		Links:  []Link{{Label: label, URL: address}, {Label: address, URL: "https://second.example/" + label}},
+		Fields: map[string]string{label: value, "n": body, "": ""},
+	}
+	if markup {
+		m.BodyFormat = "Markdown"
+	}
+	return m
+}
+
 // checkShown fails where a text is not one short line without secrets, neither in
 // it nor in what its escapes stand for.
 func checkShown(t *testing.T, text string) {
