@@ -31,7 +31,7 @@ func TestADryRunSendsNothingAndSaysWhatItWouldSend(t *testing.T) {
 	s := run(t)
 	slack := standin.NewSlack(t)
 	s.webhook("hook", template("{{ .Subject | upper }}", ""))
-	s.slack("slack", slack.URL+"/services/general")
+	s.addressed("slack", slack.URL+"/services/general", toSlack)
 	s.create(&v1alpha1.NotificationChannel{
 		ObjectMeta: metav1.ObjectMeta{Name: "file"},
 		Spec:       v1alpha1.NotificationChannelSpec{Type: v1alpha1.ChannelFile, File: v1alpha1.FileChannel{Directory: "tried"}},
