@@ -68,9 +68,10 @@ func (h *history) judgeRepeats(byMessage map[message]*told, v violations) {
 	}
 }
 
-// The rate limit of chLimited.
+// The rate limit of chLimited. A manager starts again sooner than the bucket is full, so
+// that one which forgets shows.
 const (
-	rateEvery = 2 * time.Second
+	rateEvery = 4 * time.Second
 	rateBurst = 2
 	// rateSlack is for the moment between an attempt's leave to begin and its beginning.
 	rateSlack = 100 * time.Millisecond

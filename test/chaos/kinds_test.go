@@ -61,10 +61,10 @@ var kinds = []kind{
 		},
 	},
 	{
-		name: "limited", weight: 2, fates: []string{"", "suspend"},
+		name: "limited", weight: 1, fates: []string{"", "suspend"},
 		make: func(_ *workload, _ int, nr *v1alpha1.NotificationRequest) expected {
-			// Those of some seconds are due together, so that they have to queue.
-			const together = 15 * time.Second
+			// Those of half a minute are due together, so that they have to queue.
+			const together = 30 * time.Second
 			nr.Spec.NotBefore = new(metav1.NewTime(time.Now().Truncate(together).Add(together)))
 			return expected{named: []string{chLimited}}
 		},

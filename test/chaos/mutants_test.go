@@ -144,7 +144,7 @@ var mutants = []mutant{
 			"	if !asks(nr) || nr.Status.Cancellation",
 		},
 	}},
-	{name: "a rate limit is forgotten over a restart", faults: "kill manager", setup: oneSQLite, kinds: "limited", episodes: 12, edits: []edit{{
+	{name: "a rate limit is forgotten over a restart", faults: "kill manager", setup: oneSQLite, kinds: "limited", episodes: 8, edits: []edit{{
 		"internal/controller/slots.go",
 		"	s.health.use(key, func(g *gate) { g.replay(starts, latest, now) })\n",
 		"	_, _ = starts, latest\n",
@@ -174,7 +174,7 @@ var mutants = []mutant{
 		"	slack, first := object.Spec.Slack, d.Attempts == 0\n",
 		"	slack, first := object.Spec.Slack, true\n",
 	}}},
-	{name: "the spec is sent as the API server answers with it", faults: "kill manager", setup: oneSQLite, edits: []edit{{
+	{name: "the spec is recorded as the API server answers with it", faults: "kill manager", setup: oneSQLite, edits: []edit{{
 		controllerDir + "redact.go",
 		"	err := write()\n	nr.Spec = spec\n	return err\n",
 		"	_ = spec\n	return write()\n",
