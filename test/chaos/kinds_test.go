@@ -62,10 +62,12 @@ var kinds = []kind{
 	},
 	{
 		name: "limited", weight: 1, fates: []string{"", "suspend"},
-		make: func(_ *workload, _ int, nr *v1alpha1.NotificationRequest) expected {
-			// Those of half a minute are due together, so that they have to queue.
+		make: func(w *workload, _ int, nr *v1alpha1.NotificationRequest) expected {
+			// Half of those of half a minute are due together, so that they have to queue.
 			const together = 30 * time.Second
-			nr.Spec.NotBefore = new(metav1.NewTime(time.Now().Truncate(together).Add(together)))
+			if pick(w, true, false) {
+				nr.Spec.NotBefore = new(metav1.NewTime(time.Now().Truncate(together).Add(together)))
+			}
 			return expected{named: []string{chLimited}}
 		},
 	},

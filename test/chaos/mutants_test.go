@@ -144,7 +144,7 @@ var mutants = []mutant{
 			"	if !asks(nr) || nr.Status.Cancellation",
 		},
 	}},
-	{name: "a rate limit is forgotten over a restart", faults: "kill manager", setup: oneSQLite, kinds: "limited", episodes: 8, edits: []edit{{
+	{name: "a rate limit is forgotten over a restart", faults: "kill manager", setup: oneSQLite, kinds: "limited", episodes: 12, edits: []edit{{
 		"internal/controller/slots.go",
 		"	s.health.use(key, func(g *gate) { g.replay(starts, latest, now) })\n",
 		"	_, _ = starts, latest\n",
