@@ -176,7 +176,7 @@ const (
 	promiseReceipts   = "status holds the place of each event in the log"
 	promiseCancelled  = "a request is cancelled once and only by deletion"
 	promiseDropped    = "no audit store drops an event or loses count"
-	promiseSound      = "what is sent is signed and well formed"
+	promiseSound      = "what is sent is signed, well formed, and the same each time"
 	promiseFresh      = "a fresh request goes through at the end"
 
 	promiseDecided      = "where a message goes and what it follows is decided once"
