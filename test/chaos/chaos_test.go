@@ -13,19 +13,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
-	eventsv1 "k8s.io/api/events/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
-	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/test/harness"
 )
@@ -348,138 +343,6 @@ func draw(rng *rand.Rand, want func(fault) bool) fault {
 		}
 	}
 	return fault{}
-}
-
-// rest ends all faults. The managers start once more, with right clocks, and offer
-// what DataStorage has rejected again.
-func (w *world) rest() {
-	for _, r := range w.replicas {
-		r.process.Kill()
-		_ = os.Remove(r.step)
-		r.process.Restart()
-	}
-}
-
-// settle waits until all requests are done with, for as long as is allowed.
-func (w *workload) settle(within time.Duration, progress func(string)) {
-	deadline := time.NewTimer(within)
-	defer deadline.Stop()
-	ticker := time.NewTicker(500 * time.Millisecond)
-	defer ticker.Stop()
-	said := time.Now()
-	for {
-		if made, done := w.counts(); made == done {
-			return
-		}
-		if time.Since(said) > 10*time.Second {
-			said = time.Now()
-			progress("settling")
-		}
-		select {
-		case <-ticker.C:
-		case <-deadline.C:
-			return
-		}
-	}
-}
-
-// fresh sends one request more, when all is quiet.
-func (w *world) fresh() *obligation {
-	nr := &v1alpha1.NotificationRequest{
-		ObjectMeta: metav1.ObjectMeta{Name: "fresh", Namespace: w.namespace},
-		Spec: v1alpha1.NotificationRequestSpec{
-			Subject: "All is quiet", Body: "A body.", CorrelationID: "fresh", OnAmbiguous: v1alpha1.AmbiguousRetry,
-			Channels: []v1alpha1.ChannelReference{{Name: chConsole}, {Name: chFile}, {Name: chIdempotent}, {Name: chPlain}},
-		},
-	}
-	w.create(nr)
-	o := &obligation{
-		name: nr.Name, correlation: nr.Name, uid: nr.UID, onAmbiguous: nr.Spec.OnAmbiguous, seen: seen{last: nr},
-		expected: expected{named: []string{chConsole, chFile, chIdempotent, chPlain}},
-	}
-	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
-	defer cancel()
-	for !o.done() && ctx.Err() == nil {
-		current := &v1alpha1.NotificationRequest{}
-		if w.kube.Get(ctx, client.ObjectKeyFromObject(nr), current) == nil {
-			o.last = current
-		}
-		<-time.After(50 * time.Millisecond)
-	}
-	return o
-}
-
-// told returns what the managers told Kubernetes in Events.
-func (w *world) told() string {
-	var list eventsv1.EventList
-	if err := w.kube.List(w.Context(), &list, client.InNamespace(w.namespace)); err != nil {
-		w.Error(err)
-	}
-	var text strings.Builder
-	for _, e := range list.Items {
-		text.WriteString(e.Note + "\n")
-	}
-	return text.String()
-}
-
-// written returns what the programs leave on disk for themselves.
-func (w *world) written() (texts []string) {
-	for _, pattern := range []string{"datastorage.db*", "dlq-*/*/*"} {
-		paths, err := filepath.Glob(filepath.Join(w.dir, pattern))
-		if err != nil {
-			w.Error(err)
-		}
-		for _, path := range paths {
-			if text, err := os.ReadFile(path); err == nil { // or it is a directory
-				texts = append(texts, string(text))
-			}
-		}
-	}
-	return texts
-}
-
-// conserved returns the figures of the managers that have to be 0 in the end.
-func (w *world) conserved() map[string]float64 {
-	all := map[string]float64{}
-	for i, r := range w.replicas {
-		for _, name := range []string{"conservation_difference", "dead_letters", "rejected_events", "buffered_events"} {
-			value, err := r.metric("notification_audit_" + name)
-			if err != nil {
-				w.Error(err)
-			}
-			all[fmt.Sprint("manager ", i, ": ", name)] = value
-		}
-	}
-	return all
-}
-
-// finish stops the managers in good order and returns what they have printed.
-func (w *world) finish() (logs []string) {
-	for _, r := range w.replicas {
-		r.process.Stop(time.Minute)
-		logs = append(logs, r.process.Log())
-	}
-	return logs
-}
-
-var droppedCount = regexp.MustCompile(`"dropped_count":(\d+)`)
-
-// dropped returns what each audit store that was closed said that it had dropped.
-func dropped(t testing.TB, logs []string) (counts []int) {
-	t.Helper()
-	for _, printed := range logs {
-		for _, found := range droppedCount.FindAllStringSubmatch(printed, -1) {
-			n, err := strconv.Atoi(found[1])
-			if err != nil {
-				t.Error(err)
-			}
-			counts = append(counts, n)
-		}
-	}
-	if len(counts) < len(logs) {
-		t.Errorf("%d audit stores say what they dropped, of %d", len(counts), len(logs))
-	}
-	return counts
 }
 
 // verdict is the table that a person reads.

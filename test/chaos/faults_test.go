@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -331,4 +332,56 @@ func network(name string, of func(*world) *proxy, more map[string]harness.Fault)
 		}})
 	}
 	return all
+}
+
+// rule says what is to happen to a request, and whether it has anything to say.
+type rule func(r *http.Request, body []byte) (harness.Fault, bool)
+
+// proxy is a fault proxy whose faults can be had side by side.
+type proxy struct {
+	*harness.FaultProxy
+
+	mu    sync.Mutex
+	rules map[int]rule
+	next  int
+}
+
+func newProxy(p *harness.FaultProxy) *proxy {
+	all := &proxy{FaultProxy: p, rules: map[int]rule{}}
+	p.Decide(all.decide)
+	return all
+}
+
+// add puts a rule in force and returns what ends it. The oldest rule comes first.
+func (p *proxy) add(r rule) (remove func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.next
+	p.next++
+	p.rules[n] = r
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.rules, n)
+	}
+}
+
+func (p *proxy) decide(r *http.Request) harness.Fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.rules) == 0 {
+		return harness.Fault{}
+	}
+	var body []byte
+	if r.Method != http.MethodGet {
+		body, _ = harness.PeekBody(r)
+	}
+	for n := range p.next {
+		if rule, ok := p.rules[n]; ok {
+			if fault, applies := rule(r, body); applies {
+				return fault
+			}
+		}
+	}
+	return harness.Fault{}
 }

@@ -14,6 +14,29 @@ import (
 	"kubernaut.ai/notification/test/standin"
 )
 
+// judgeRequest looks at what became of one request.
+func (h *history) judgeRequest(o *obligation, byMessage map[message]*told, v violations) {
+	about := byMessage[message{o.uid, ""}].others
+	switch {
+	case o.dry:
+		h.judgeDry(o, byMessage, v)
+	case len(about[audit.TypeMessageSuppressed]) > 0:
+		h.judgeSuppressed(o, byMessage, v)
+	default:
+		for _, ch := range o.channels() {
+			m := message{o.uid, ch}
+			judgeMessage(o, m, h.performed[m], byMessage[m], v)
+		}
+	}
+	h.judgeAnswers(o, byMessage, v)
+	for _, text := range o.strayed {
+		v.add(promiseDecided, "%s: %s", o.name, text)
+	}
+	if len(o.routes) > 0 && !slices.ContainsFunc(o.routes, func(channels []string) bool { return slices.Equal(channels, o.routed) }) {
+		v.add(promiseDecided, "%s was routed to %v, want one of %v", o.name, o.routed, o.routes)
+	}
+}
+
 // silent reports whether nothing is known of a message to a channel.
 func (h *history) silent(m message, t *told) bool {
 	return h.performed[m].times == 0 && len(t.sent)+len(t.failed)+len(t.attempts) == 0

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -40,93 +39,6 @@ var (
 type message struct {
 	uid     types.UID
 	channel string
-}
-
-// obligation is a request that the API server has taken, and so has to be honoured.
-type obligation struct {
-	name        string
-	correlation string // the oracle's own ID of the request, or of its incident
-	uid         types.UID
-	onAmbiguous v1alpha1.AmbiguousPolicy
-	deleted     bool                // somebody asked for its deletion
-	words       map[string][]string // a person's words about deliveries in doubt
-
-	expected
-	answers
-	seen
-}
-
-// expected is what a request is meant to become.
-type expected struct {
-	named      []string   // the channels that it names
-	routes     [][]string // where routes may lead it that names none
-	escalateTo []string
-	asks       bool   // for an acknowledgement
-	dry        bool   // nothing is to be sent
-	repeats    string // those of its group have the same here
-	expires    bool   // its deadline may pass in the run
-}
-
-// seen is what the API server has shown of a request.
-type seen struct {
-	last *v1alpha1.NotificationRequest // the latest, nil where never
-	gone bool
-
-	routed   []string          // where it goes, as first said
-	followed v1alpha1.FollowUp // what its message to chIncident follows, as last decided
-	strayed  []string          // how a decision was changed that had been taken
-	begun    map[int32]time.Time
-}
-
-// channels returns where a request goes that nobody has to answer for.
-func (o *obligation) channels() []string {
-	if len(o.routes) > 0 {
-		return o.routed
-	}
-	return o.named
-}
-
-// see takes another look at a request.
-func (s *seen) see(nr *v1alpha1.NotificationRequest) {
-	if s.last != nil && version(nr) < version(s.last) {
-		return
-	}
-	nr.ManagedFields = nil
-	s.last = nr
-	var routed []string
-	for _, c := range nr.Status.RoutedChannels {
-		routed = append(routed, c.Name)
-	}
-	if c := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionRouted); c != nil && c.Reason == v1alpha1.ReasonNoRouteMatched {
-		routed = []string{chConsole}
-	}
-	if s.routed == nil {
-		s.routed = routed
-	} else if !slices.Equal(routed, s.routed) {
-		s.strayed = append(s.strayed, fmt.Sprintf("routed to %v, and later to %v", s.routed, routed))
-	}
-	for _, d := range nr.Status.Deliveries {
-		switch {
-		case d.State != v1alpha1.DeliveryInFlight:
-		case d.Channel == chLimited:
-			if s.begun == nil {
-				s.begun = map[int32]time.Time{}
-			}
-			s.begun[d.Attempts] = d.StartedTime.Time // an attempt that was not made is begun anew
-		case d.Channel == chIncident:
-			separate := v1alpha1.FollowUp{Mode: v1alpha1.FollowUpSeparate, ExternalID: s.followed.ExternalID}
-			if d.Attempts > 1 && d.FollowUp != s.followed && d.FollowUp != separate {
-				s.strayed = append(s.strayed, fmt.Sprintf("follows %+v, and in attempt %d %+v", s.followed, d.Attempts, d.FollowUp))
-			}
-			s.followed = d.FollowUp
-		}
-	}
-}
-
-// version is the order in which a request was written.
-func version(nr *v1alpha1.NotificationRequest) uint64 {
-	n, _ := strconv.ParseUint(nr.ResourceVersion, 10, 64)
-	return n
 }
 
 // performance is what a channel did for one message.
@@ -262,29 +174,6 @@ func (h *history) findSecrets(text string, v violations, where string, args ...a
 		if i := strings.Index(text, secret); i >= 0 {
 			v.add(promiseSecret, "%s has it: %q", fmt.Sprintf(where, args...), text[max(0, i-200):min(len(text), i+200)])
 		}
-	}
-}
-
-// judgeRequest looks at what became of one request.
-func (h *history) judgeRequest(o *obligation, byMessage map[message]*told, v violations) {
-	about := byMessage[message{o.uid, ""}].others
-	switch {
-	case o.dry:
-		h.judgeDry(o, byMessage, v)
-	case len(about[audit.TypeMessageSuppressed]) > 0:
-		h.judgeSuppressed(o, byMessage, v)
-	default:
-		for _, ch := range o.channels() {
-			m := message{o.uid, ch}
-			judgeMessage(o, m, h.performed[m], byMessage[m], v)
-		}
-	}
-	h.judgeAnswers(o, byMessage, v)
-	for _, text := range o.strayed {
-		v.add(promiseDecided, "%s: %s", o.name, text)
-	}
-	if len(o.routes) > 0 && !slices.ContainsFunc(o.routes, func(channels []string) bool { return slices.Equal(channels, o.routed) }) {
-		v.add(promiseDecided, "%s was routed to %v, want one of %v", o.name, o.routed, o.routes)
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -350,56 +349,4 @@ func (r *replica) metric(name string) (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("there is no metric %s", name)
-}
-
-// rule says what is to happen to a request, and whether it has anything to say.
-type rule func(r *http.Request, body []byte) (harness.Fault, bool)
-
-// proxy is a fault proxy whose faults can be had side by side.
-type proxy struct {
-	*harness.FaultProxy
-
-	mu    sync.Mutex
-	rules map[int]rule
-	next  int
-}
-
-func newProxy(p *harness.FaultProxy) *proxy {
-	all := &proxy{FaultProxy: p, rules: map[int]rule{}}
-	p.Decide(all.decide)
-	return all
-}
-
-// add puts a rule in force and returns what ends it. The oldest rule comes first.
-func (p *proxy) add(r rule) (remove func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := p.next
-	p.next++
-	p.rules[n] = r
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		delete(p.rules, n)
-	}
-}
-
-func (p *proxy) decide(r *http.Request) harness.Fault {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.rules) == 0 {
-		return harness.Fault{}
-	}
-	var body []byte
-	if r.Method != http.MethodGet {
-		body, _ = harness.PeekBody(r)
-	}
-	for n := range p.next {
-		if rule, ok := p.rules[n]; ok {
-			if fault, applies := rule(r, body); applies {
-				return fault
-			}
-		}
-	}
-	return harness.Fault{}
 }
