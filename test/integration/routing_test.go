@@ -235,9 +235,9 @@ func TestARouteSaysWhetherItCanBeUsed(t *testing.T) {
 	s.wait("past-the-bad-one", isSent, isRouted(v1alpha1.ReasonRouteMatched, "the route good leads to console; the route bad is skipped: "+steps))
 	got := table(t, "/apis/notification.kubernaut.ai/v1alpha1/namespaces/"+s.namespace+"/notificationroutes")
 	want := [][]string{
-		{"NAME", "ORDER", "CONTINUE", "READY", "STATUS"},
-		{"bad", "10", "<nil>", "False", "InvalidPattern"},
-		{"good", "20", "true", "True", "RouteValid"},
+		{"NAME", "ORDER", "CHANNELS", "CONTINUE", "READY", "STATUS"},
+		{"bad", "10", "console", "<nil>", "False", "InvalidPattern"},
+		{"good", "20", "console", "true", "True", "RouteValid"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("routes (-want +got):\n%s", diff)
