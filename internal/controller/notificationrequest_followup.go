@@ -117,15 +117,24 @@ func replaceable(nr *v1alpha1.NotificationRequest, id string, others []part) boo
 }
 
 // unfollow changes how a message is shown from now on. Where an attempt to replace
-// another is in doubt, or met an error of which nobody knows how far it had come, the
-// message may be shown twice then.
+// another may have done so, the message may be shown twice then.
 func unfollow(d *v1alpha1.Delivery, mode v1alpha1.FollowUpMode) {
-	if d.FollowUp.Mode == v1alpha1.FollowUpUpdate && slices.ContainsFunc(d.AttemptFailures, func(f v1alpha1.AttemptFailure) bool {
-		return f.Error.Class == v1alpha1.ErrorAmbiguous || f.Error.Reason == delivery.ReasonServerError
-	}) {
+	// What an attempt met that status does not keep any more, nobody knows.
+	unknown := int(d.Attempts) > len(d.AttemptFailures)
+	if d.FollowUp.Mode == v1alpha1.FollowUpUpdate && (unknown || slices.ContainsFunc(d.AttemptFailures, mayHaveArrived)) {
 		d.PossibleDuplicate = new(true)
 	}
 	d.FollowUp.Mode = mode
+}
+
+// mayHaveArrived reports whether an attempt is in doubt, or met an error of which
+// nobody knows how far the message had come.
+func mayHaveArrived(f v1alpha1.AttemptFailure) bool {
+	switch f.Error.Reason {
+	case delivery.ReasonServerError, delivery.ReasonRequestTimeout, delivery.ReasonConflict:
+		return true
+	}
+	return f.Error.Class == v1alpha1.ErrorAmbiguous
 }
 
 // follows reports whether a delivery is shown with an earlier message.

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
 
@@ -323,13 +324,20 @@ func TestAMessageThatCannotFollowIsNotHeldAgainstItsChannel(t *testing.T) {
 }
 
 func TestAnUpdateInDoubtThatIsThenSentByItselfMayBeADuplicate(t *testing.T) {
+	answer := func(status int) func(*standin.Slack) {
+		return func(s *standin.Slack) {
+			s.Answer(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+		}
+	}
 	for name, c := range map[string]struct {
 		trouble func(*standin.Slack)
 		want    bool
 	}{
-		"its answer was lost":    {(*standin.Slack).Lose, true},
-		"an error within Slack":  {func(s *standin.Slack) { s.Refuse("update_failed") }, true},
-		"a refusal that is sure": {func(s *standin.Slack) { s.Refuse("ratelimited") }, false},
+		"its answer was lost":                 {(*standin.Slack).Lose, true},
+		"an error within Slack":               {func(s *standin.Slack) { s.Refuse("update_failed") }, true},
+		"a proxy that has waited long enough": {answer(http.StatusRequestTimeout), true},
+		"an answer to something else":         {answer(http.StatusConflict), true},
+		"a refusal that is sure":              {func(s *standin.Slack) { s.Refuse("ratelimited") }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := newIncident(t, update)
@@ -344,6 +352,22 @@ func TestAnUpdateInDoubtThatIsThenSentByItselfMayBeADuplicate(t *testing.T) {
 			equal(t, "possible duplicate", isTrue(d.PossibleDuplicate), c.want)
 		})
 	}
+}
+
+func TestAnUpdateWasInDoubtThoughStatusKeepsThatAttemptNoMore(t *testing.T) {
+	l := newLab(t)
+	l.plan()
+	d := l.delivery(ops)
+	d.FollowUp = v1alpha1.FollowUp{Mode: update, ExternalID: "C1/1"}
+	l.attempt(ops, unanswered())
+	for range maxFailures {
+		l.record()
+		l.pass(24 * time.Minute)
+		l.attempt(ops, refused())
+	}
+	equal(t, "attempts that status keeps", len(l.delivery(ops).AttemptFailures), maxFailures)
+	unfollow(l.delivery(ops), reply)
+	equal(t, "possible duplicate", isTrue(l.delivery(ops).PossibleDuplicate), true)
 }
 
 func TestAnOlderUpdateDoesNotReplaceANewerOne(t *testing.T) {
