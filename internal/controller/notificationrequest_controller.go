@@ -172,7 +172,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	r.receipts.forget(key, p.receipts)
 	r.start(ctx, nr, begun)
 	r.publish(nr, &base.Status)
-	r.wakeDuplicates(nr, &base.Status)
+	r.wakeDuplicates(nr)
 	if len(d.spent) > 0 {
 		// What status follows from it is written, so it may go.
 		if err := r.patch(ctx, nr, func() { dropResolutions(nr, d.spent) }); err != nil {

@@ -239,10 +239,11 @@ func (r *NotificationRequestReconciler) settleDuplicates(key types.NamespacedNam
 	}
 }
 
-// wakeDuplicates has the requests that wait for nr looked at where the status just
-// written says for the first time that they need not wait.
-func (r *NotificationRequestReconciler) wakeDuplicates(nr *v1alpha1.NotificationRequest, before *v1alpha1.NotificationRequestStatus) {
-	settles := reached(&nr.Status) && !reached(before) || nr.Status.FinishedTime != nil && before.FinishedTime == nil
+// wakeDuplicates has the requests that wait for nr looked at where they need not wait
+// any more. The answer to the write that first said so may have been lost, so that each
+// further look at nr does the same; it finds nobody then.
+func (r *NotificationRequestReconciler) wakeDuplicates(nr *v1alpha1.NotificationRequest) {
+	settles := reached(&nr.Status) || nr.Status.FinishedTime != nil || isTrue(nr.Spec.Suspend)
 	if nr.Spec.Dedup.Key == "" || len(nr.Status.Deliveries) == 0 || !settles {
 		return
 	}

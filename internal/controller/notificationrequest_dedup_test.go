@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -189,6 +190,59 @@ func TestNoneOfAGroupIsSentWhileNobodyKnowsIfAnotherIs(t *testing.T) {
 			equal(t, "suppressed", b.stored().Status.DuplicateOf.SuppressedTime != nil, tt.suppressed)
 			equal(t, "sent", calls.Load(), int32(1))
 			equal(t, "kept", len(b.dedup.doubted)+len(b.dedup.waiting), 0)
+		})
+	}
+}
+
+func TestThoseThatWaitAreLookedAtOnceTheyNeedNotWait(t *testing.T) {
+	dedup := func(nr *v1alpha1.NotificationRequest) { nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"} }
+	unavailable := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+	for name, tt := range map[string]struct {
+		handle http.HandlerFunc
+		change func(*bench)
+	}{
+		"the other one was sent, and nobody heard that status says so": {accept, func(b *bench) {
+			b.loseNext.Store(true)
+			if _, err := b.look(); err == nil {
+				b.t.Fatal("no error")
+			}
+		}},
+		"the other one is suspended": {unavailable, func(b *bench) {
+			b.mustLook()
+			nr := b.stored()
+			nr.Spec.Suspend = new(true)
+			if err := b.cluster.Update(b.t.Context(), nr); err != nil {
+				b.t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			object, _ := receiver(t, tt.handle)
+			waiting := newRequest(dedup, func(nr *v1alpha1.NotificationRequest) {
+				nr.Name, nr.UID, nr.Finalizers = "waiting", "uid-of-waiting", []string{v1alpha1.Finalizer}
+				nr.CreationTimestamp = metav1.NewTime(time.Now().Truncate(time.Second))
+			})
+			b := newBench(t, newRequest(dedup), object, waiting)
+			queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+			t.Cleanup(queue.ShutDown)
+			if err := b.wake.start(t.Context(), queue); err != nil {
+				t.Fatal(err)
+			}
+			first := b.key
+			b.mustLook()
+			b.wait()
+			b.key = client.ObjectKeyFromObject(waiting)
+			equal(t, "looked at again", b.mustLook(), originalRecheck)
+
+			b.key = first
+			tt.change(b)
+			equal(t, "requests that are looked at before", queue.Len(), 0)
+			b.mustLook()
+			equal(t, "requests that are looked at", queue.Len(), 1)
+			b.mustLook()
+			equal(t, "requests that are looked at once more", queue.Len(), 1)
+			woken, _ := queue.Get()
+			equal(t, "request that is looked at", woken.NamespacedName, client.ObjectKeyFromObject(waiting))
 		})
 	}
 }

@@ -65,7 +65,7 @@ func TestNothingIsKeptOfARequestThatWaitsNoMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, "suppressed", d.Status.DuplicateOf.SuppressedTime != nil, true)
-	r.wakeDuplicates(d, &v1alpha1.NotificationRequestStatus{})
+	r.wakeDuplicates(d)
 	if n := len(r.dedup.waiting); n > 0 {
 		t.Errorf("%d groups kept for ever", n)
 	}
