@@ -175,7 +175,11 @@ func (r *NotificationRequestReconciler) claim(ctx context.Context, base, nr *v1a
 		return write()
 	}
 	defer r.dedup.lock(groupOf(nr)).Unlock()
-	original, err := r.findOriginal(ctx, nr, time.Now())
+	// An escalation that begins with this write changes how long nr would wait, which is
+	// decided by what nr was before.
+	asked := *nr
+	asked.Status.Escalation = base.Status.Escalation
+	original, err := r.findOriginal(ctx, &asked, time.Now())
 	switch {
 	case err != nil:
 		return err

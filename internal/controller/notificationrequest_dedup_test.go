@@ -246,3 +246,28 @@ func TestThoseThatWaitAreLookedAtOnceTheyNeedNotWait(t *testing.T) {
 		})
 	}
 }
+
+// Another one of its group ends too late for a request to wait for it, but not for its
+// escalation, which begins at once.
+func TestARequestThatEscalatesAtOnceDoesNotAskAgainIfItHasToWait(t *testing.T) {
+	created := metav1.NewTime(time.Now().Add(-2 * time.Hour).Truncate(time.Second))
+	dedup := func(nr *v1alpha1.NotificationRequest) { nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"} }
+	other := newRequest(dedup, withDeadline("150m"), func(nr *v1alpha1.NotificationRequest) {
+		nr.Name, nr.UID, nr.CreationTimestamp = "other", "uid-of-other", created
+		nr.Status.Deliveries = []v1alpha1.Delivery{{Channel: ops, State: v1alpha1.DeliveryRetrying}}
+	})
+	object, calls := receiver(t, accept)
+	b := newBench(t, newRequest(), object, other)
+	late := newRequest(dedup, withDeadline("1h"), asking(v1alpha1.ConsoleChannel), func(nr *v1alpha1.NotificationRequest) {
+		nr.Name, nr.UID, nr.CreationTimestamp, nr.Finalizers = "late", "uid-of-late", created, []string{v1alpha1.Finalizer}
+	})
+	if err := b.cluster.Create(t.Context(), late); err != nil {
+		t.Fatal(err)
+	}
+	b.key = client.ObjectKeyFromObject(late)
+	b.send()
+	d := b.stored().Status.Deliveries
+	equal(t, "deliveries", len(d), 2)
+	equal(t, "states", []v1alpha1.DeliveryState{d[0].State, d[1].State}, []v1alpha1.DeliveryState{v1alpha1.DeliverySkipped, v1alpha1.DeliverySent})
+	equal(t, "calls", calls.Load(), int32(0))
+}
