@@ -41,7 +41,7 @@ func channelNotes(before, after *v1alpha1.NotificationChannelStatus) []note {
 	}
 	switch p.State {
 	case v1alpha1.ProbeFailed:
-		tell(corev1.EventTypeWarning, v1alpha1.ReasonProbeFailed, "Probe", "the test message was not sent: %s: %s", p.Error.Reason, p.Error.Message)
+		tell(corev1.EventTypeWarning, v1alpha1.ReasonProbeFailed, "Probe", "the test message failed: %s: %s", p.Error.Reason, p.Error.Message)
 	case v1alpha1.ProbeInterrupted:
 		tell(corev1.EventTypeWarning, v1alpha1.ReasonProbeInterrupted, "Probe", "%s", p.Error.Message)
 	case v1alpha1.ProbeInFlight, v1alpha1.ProbeSent:

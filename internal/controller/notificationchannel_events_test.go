@@ -107,7 +107,7 @@ func TestAChannelsOwnerIsToldOnceOfAFailedProbe(t *testing.T) {
 		b.ask(value)
 		b.look()
 		b.answered()
-		equal(t, "failed", b.told(), []string{"Warning ProbeFailed the test message was not sent: ServerError: receiver.example answered 503"})
+		equal(t, "failed", b.told(), []string{"Warning ProbeFailed the test message failed: ServerError: receiver.example answered 503"})
 	}
 	b.answer = func(context.Context, *delivery.Message) (delivery.Receipt, error) { return delivery.Receipt{}, nil }
 	b.ask("third")
