@@ -110,12 +110,23 @@ func (c *checker) present() {
 	c.missing = -1
 }
 
-// skip goes past events of which nothing is there.
-func (c *checker) skip(to int64) {
-	if c.next < to {
+// skip goes past events of which nothing is there, from one mark to the next: with
+// that of the events before them the trees are compared, with those among them not.
+func (c *checker) skip(to int64) error {
+	for c.next < to {
+		if err := c.passMarks(); err != nil {
+			return err
+		}
+		m, err := c.marks.peek()
+		if err != nil {
+			return err
+		}
 		c.miss()
-		c.tiles, c.next = nil, to
+		if c.tiles, c.next = nil, to; m != nil {
+			c.next = min(to, m.size)
+		}
 	}
+	return nil
 }
 
 // checkRecordedAt compares what no hash covers with the times at which checkpoints

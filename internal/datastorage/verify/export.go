@@ -139,7 +139,9 @@ func (e *export) manifest(line []byte, path string) error {
 		e.bodies, e.tiles = edge, edge.Clone()
 	case m.From > e.next:
 		e.present()
-		e.skip(m.From)
+		if err := e.skip(m.From); err != nil {
+			return err
+		}
 	case m.From < e.next:
 		e.add(m.From, "%s begins with event %d, and the part before it ends with event %d: the parts must be in order", path, m.From, e.next-1)
 	case e.tiles != nil && edge.Root() != e.tiles.Root() && (e.bodies == nil || edge.Root() != e.bodies.Root()):
@@ -164,7 +166,9 @@ func (e *export) event(line []byte, where string) error {
 		e.addEvent(row.LogIndex, row.ID(), "it was put in beyond the end: the manifest is of %d events", e.size)
 		return nil
 	}
-	e.skip(row.LogIndex)
+	if err := e.skip(row.LogIndex); err != nil {
+		return err
+	}
 	e.progress.at(e.next-e.from, e.size-e.from)
 	if _, err := e.step(row, nil); err != nil {
 		return err

@@ -249,3 +249,32 @@ func TestASecondEventOfAnIndexIsFoundWhereverItStands(t *testing.T) {
 		}
 	}
 }
+
+// Nothing is said of checkpoints of events that are missing, nor of those before them.
+func TestOfMissingEventsNoCheckpointIsAccused(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		key := storetest.NewKey(t)
+		var given strings.Builder
+		const size = 30
+		for n := range size {
+			given.WriteString(record(t, databaseURL, key, storetest.Record(n)) + "\n")
+		}
+		checkpoints := write(t, given.String())
+		out, err := run(t, "--database-url", databaseURL, "--checkpoint", checkpoints)
+		if want := fmt.Sprintf(" %d given with --checkpoint.", size); err != nil || !strings.Contains(out, want) {
+			t.Fatalf("untouched: %v\n%s", err, out)
+		}
+		for _, gone := range [][2]int{{0, 0}, {0, 6}, {3, 3}, {7, 21}, {1, 28}, {28, 28}, {20, 29}, {29, 29}, {0, 29}} {
+			url := copied(t, databaseURL)
+			change(t, url, fmt.Sprintf("DELETE FROM audit_events WHERE log_index BETWEEN %d AND %d", gone[0], gone[1]))
+			want := fmt.Sprintf("1. the events %d to %d are missing: they were deleted\n", gone[0], gone[1])
+			if gone[0] == gone[1] {
+				want = fmt.Sprintf("1. event %d is missing: it was deleted\n", gone[0])
+			}
+			out, err := run(t, "--database-url", url, "--checkpoint", checkpoints)
+			if err == nil || !strings.Contains(out, want) || !strings.Contains(err.Error(), "findings: 1") {
+				t.Errorf("%v: %v\n%s", gone, err, out)
+			}
+		}
+	})
+}

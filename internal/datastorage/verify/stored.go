@@ -142,8 +142,7 @@ func (s *storedLog) absent(ctx context.Context, to int64) error {
 		}
 		if s.tile == nil {
 			// However many are missing, it takes no time to go past them.
-			s.skip(to)
-			return nil
+			return s.skip(to)
 		}
 		if err := s.at(ctx, nil); err != nil {
 			return err
