@@ -201,6 +201,7 @@ type NotificationChannelSpec struct {
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=63
+// +kubebuilder:validation:XValidation:rule="self == '*' || self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be a namespace's name, such as team-a, or * for all; no other pattern is known"
 type NamespaceName string
 
 // NotificationChannel is a place that messages can be sent to.

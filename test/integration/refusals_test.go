@@ -382,6 +382,8 @@ var webhookRefusals = slices.Concat(
 		{path: "spec.proxy.urlSecretRef", value: map[string]any{"name": "s", "key": "k"}, at: "spec.proxy", want: oneAddress},
 		{path: "spec.allowedNamespaces", value: slices.Repeat([]any{"a"}, 65), want: "Too many: 65: must have at most 64 items"},
 		{path: "spec.allowedNamespaces[1]", value: "team", want: `Duplicate value: "team"`},
+		{path: "spec.allowedNamespaces[0]", value: "team-*", want: "must be a namespace's name, such as team-a, or * for all; no other pattern is known"},
+		{path: "spec.allowedNamespaces[0]", value: "Team", want: "must be a namespace's name, such as team-a, or * for all; no other pattern is known"},
 		{path: "spec.template", value: map[string]any{}, want: "should have at least 1 properties"},
 		{path: "spec.webhook", at: "spec", want: "needs webhook where type is Webhook, and must not have it otherwise"},
 		{path: "spec.slack", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
