@@ -294,6 +294,9 @@ func (d *demo) stop() error {
 		fmt.Println("\nStopping.")
 	}
 	for _, p := range d.processes {
+		_ = p.Process.Signal(syscall.SIGCONT) // It may be paused, for an outage.
+	}
+	for _, p := range d.processes {
 		if err := p.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
 			continue // It was told why already.
 		}
