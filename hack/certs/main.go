@@ -1,10 +1,9 @@
 // Command certs prints the Secret datastorage-tls for a cluster without
 // cert-manager: a certificate for DataStorage and that of the authority which
 // signed it. The authority's key is thrown away, so nobody can sign another, and
-// renewing means running this again and restarting the manager:
+// renewing means running this again:
 //
 //	go run ./hack/certs | kubectl apply --server-side -f -
-//	kubectl -n notification-system rollout restart deployment notification-manager
 package main
 
 import (
