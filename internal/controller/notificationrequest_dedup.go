@@ -238,8 +238,12 @@ func reached(status *v1alpha1.NotificationRequestStatus) bool {
 // settleDuplicates has the requests looked at that wait because of a doubt about the
 // one of a name, which is gone, or was made again with the given UID, or was written.
 func (r *NotificationRequestReconciler) settleDuplicates(key types.NamespacedName, except types.UID) {
-	for name := range r.dedup.settle(key, except) {
-		r.wake.request(types.NamespacedName{Namespace: key.Namespace, Name: name})
+	r.wakeAll(key.Namespace, r.dedup.settle(key, except))
+}
+
+func (r *NotificationRequestReconciler) wakeAll(namespace string, names map[string]bool) {
+	for name := range names {
+		r.wake.request(types.NamespacedName{Namespace: namespace, Name: name})
 	}
 }
 
@@ -251,7 +255,5 @@ func (r *NotificationRequestReconciler) wakeDuplicates(nr *v1alpha1.Notification
 	if nr.Spec.Dedup.Key == "" || len(nr.Status.Deliveries) == 0 || !settles {
 		return
 	}
-	for name := range r.dedup.take(groupOf(nr)) {
-		r.wake.request(types.NamespacedName{Namespace: nr.Namespace, Name: name})
-	}
+	r.wakeAll(nr.Namespace, r.dedup.take(groupOf(nr)))
 }

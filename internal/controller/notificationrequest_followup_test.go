@@ -370,13 +370,19 @@ func TestAnUpdateWasInDoubtThoughStatusKeepsThatAttemptNoMore(t *testing.T) {
 	equal(t, "possible duplicate", isTrue(l.delivery(ops).PossibleDuplicate), true)
 }
 
-func TestAnOlderUpdateDoesNotReplaceANewerOne(t *testing.T) {
-	i := newIncident(t, update)
-	first := i.say("first")
+// newFailedUpdate has a first message sent, and an update of it meet an error that passes.
+func newFailedUpdate(t *testing.T) (i *incident, first v1alpha1.Delivery, key types.NamespacedName) {
+	t.Helper()
+	i = newIncident(t, update)
+	first = i.say("first")
 	i.tell("older", ofType("StatusUpdate"))
-	key := i.key
 	i.slack.Refuse("service_unavailable")
 	i.attempt()
+	return i, first, i.key
+}
+
+func TestAnOlderUpdateDoesNotReplaceANewerOne(t *testing.T) {
+	i, first, key := newFailedUpdate(t)
 	equal(t, "newer", i.say("newer", ofType("Completion")).FollowUp.Mode, update)
 	i.key = key
 	d := i.attempt()
@@ -386,12 +392,7 @@ func TestAnOlderUpdateDoesNotReplaceANewerOne(t *testing.T) {
 }
 
 func TestADryRunKeepsNoOlderUpdateFromReplacing(t *testing.T) {
-	i := newIncident(t, update)
-	first := i.say("first")
-	i.tell("older", ofType("StatusUpdate"))
-	key := i.key
-	i.slack.Refuse("service_unavailable")
-	i.attempt()
+	i, first, key := newFailedUpdate(t)
 	i.tell("rehearsed", ofType("Completion"), dryRun)
 	i.mustLook()
 	follows := v1alpha1.FollowUp{Mode: update, ExternalID: first.ExternalID}
