@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io/fs"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -230,20 +232,40 @@ func insert(ctx context.Context, conn *pgx.Conn, add datastorage.Addition, head 
 			return nil, err
 		}
 	}
-	err := copyRows(ctx, conn, "audit_events", eventColumns, len(add.Records), func(r row, n int) row {
+	_, err := conn.CopyFrom(ctx, pgx.Identifier{"audit_events"}, eventColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
 		e := &add.Records[n].Event
-		r = r.int(head + int64(n)).bytes(e.EventID[:]).time(e.EventTimestamp)
-		r = r.text(e.EventType).text(e.EventCategory).text(e.EventOutcome).text(e.CorrelationID)
-		r = r.textOrNull(e.Severity).textOrNull(e.ResourceID).textOrNull(e.Namespace)
-		return r.time(add.RecordedAt).bytes(add.Records[n].LeafHash[:])
-	})
+		return []any{
+			head + int64(n), [16]byte(e.EventID), e.EventTimestamp, e.EventType, e.EventCategory, e.EventOutcome, e.CorrelationID,
+			orNull(e.Severity), orNull(e.ResourceID), orNull(e.Namespace), add.RecordedAt, add.Records[n].LeafHash[:],
+		}, nil
+	}))
 	if err != nil {
 		return nil, err
 	}
-	return &month, copyRows(ctx, conn, month, bodyColumns, len(add.Records), func(r row, n int) row {
+	_, err = conn.CopyFrom(ctx, pgx.Identifier{month}, bodyColumns, pgx.CopyFromSlice(len(add.Records), func(n int) ([]any, error) {
 		record := &add.Records[n]
-		return r.time(add.RecordedAt).int(head+int64(n)).expiry(record, add.RecordedAt).bytes(record.Body)
-	})
+		return []any{add.RecordedAt, head + int64(n), expiresAt(record, add.RecordedAt), record.Body}, nil
+	}))
+	return &month, err
+}
+
+func orNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+// expiresAt is the column of that name.
+func expiresAt(r *datastorage.Record, recordedAt time.Time) any {
+	at, says := r.ExpiresAt(recordedAt)
+	switch {
+	case !says:
+		return nil
+	case at.IsZero():
+		return pgtype.Timestamptz{InfinityModifier: pgtype.Infinity, Valid: true}
+	}
+	return at
 }
 
 // CheckWrite is as datastorage.Store says.
