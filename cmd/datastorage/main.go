@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"kubernaut.ai/notification/internal/datastorage"
@@ -32,6 +33,12 @@ func run() error {
 			"postgres":   postgres.OpenReader,
 			"postgresql": postgres.OpenReader,
 		})
+	}
+	// What lives is a few megabytes, and a busy log allocates that many times a
+	// second: each collection would be soon followed by the next, and queries wait
+	// for the processor. GOMEMLIMIT bounds it nevertheless.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
 	}
 	return datastorage.Main(ctx, os.Args[1:], os.Stdout, os.Stderr, map[string]datastorage.Opener{
 		"sqlite":     sqlite.Open,
