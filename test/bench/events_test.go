@@ -3,8 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -15,10 +13,8 @@ import (
 	"kubernaut.ai/notification/internal/audit"
 	auditclient "kubernaut.ai/notification/internal/audit/client"
 	"kubernaut.ai/notification/internal/audit/dlq"
-	"kubernaut.ai/notification/internal/datastorage"
-	"kubernaut.ai/notification/internal/datastorage/postgres"
-	"kubernaut.ai/notification/internal/datastorage/sqlite"
 	"kubernaut.ai/notification/internal/datastorage/storetest"
+	"kubernaut.ai/notification/test/harness"
 )
 
 // BenchmarkEvents reports how many events a second get from Record to a committed
@@ -28,7 +24,8 @@ func BenchmarkEvents(b *testing.B) {
 	sizes := func(b *testing.B, newDatabase func(*testing.B) string) {
 		for _, size := range []int{10, 100, 1000} {
 			b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
-				benchmarkEvents(b, startDataStorage(b, newDatabase(b)), size)
+				_, storage := harness.StartDataStorage(b, harness.FreeAddress(b), newDatabase(b))
+				benchmarkEvents(b, storage.URL, size)
 			})
 		}
 	}
@@ -126,34 +123,4 @@ func (p *pacer) Post(ctx context.Context, events []audit.Event) (audit.Ack, erro
 	ack, err := p.Poster.Post(ctx, events)
 	p.batches.Add(1)
 	return ack, err
-}
-
-// startDataStorage runs DataStorage in this process, where a profile of the
-// benchmark shows both sides, and returns its URL.
-func startDataStorage(b *testing.B, database string) string {
-	b.Helper()
-	opts, _, err := datastorage.ParseOptions([]string{"--listen=127.0.0.1:0", "--database-url=" + database, "--signing-key=" + filepath.Join(b.TempDir(), "signing.key")}, io.Discard)
-	if err != nil {
-		b.Fatal(err)
-	}
-	opts.DrainDelay = 0
-	opts.Openers = map[string]datastorage.Opener{"sqlite": sqlite.Open, "postgres": postgres.Open}
-	address, ended := make(chan net.Addr, 1), make(chan error, 1)
-	opts.Listening = func(a net.Addr) { address <- a }
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() { ended <- datastorage.Run(ctx, opts) }()
-	select {
-	case a := <-address:
-		b.Cleanup(func() {
-			cancel()
-			if err := <-ended; err != nil {
-				b.Error(err)
-			}
-		})
-		return "http://" + a.String()
-	case err := <-ended:
-		cancel()
-		b.Fatalf("DataStorage did not start: %v", err)
-		return ""
-	}
 }

@@ -15,6 +15,7 @@ import (
 	auditclient "kubernaut.ai/notification/internal/audit/client"
 	"kubernaut.ai/notification/internal/datastorage"
 	"kubernaut.ai/notification/internal/datastorage/storetest"
+	"kubernaut.ai/notification/test/harness"
 )
 
 const producers = 10
@@ -44,7 +45,8 @@ func BenchmarkIngest(b *testing.B) {
 }
 
 func benchmarkIngest(b *testing.B, database string, size int, newRaw func() func([]datastorage.Record, int64) error) {
-	client, err := auditclient.New(auditclient.Options{URL: startDataStorage(b, database)})
+	_, storage := harness.StartDataStorage(b, harness.FreeAddress(b), database)
+	client, err := auditclient.New(auditclient.Options{URL: storage.URL})
 	if err != nil {
 		b.Fatal(err)
 	}

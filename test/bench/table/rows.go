@@ -94,6 +94,7 @@ func logRows() []row {
 				title: db.name + ", a correlation ID found while 5,000 events/s come in: p99, ms", value: of(name, "p99-ms"),
 				limit: of(name, "raw-p99-ms"), limitOf: "by SQL alone", mark: 5,
 			},
+			row{title: db.name + ", the same where its files are not in memory: p99, ms", value: of(name, "cold-p99-ms")},
 			row{title: db.name + ", a page of 100 halfway down, ms", value: of(name, "deep-page-ms"), limit: of(name, "first-page-ms"), limitOf: "for the first"})
 	}
 	return append(all, row{
