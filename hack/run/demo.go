@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -92,7 +94,7 @@ Messages to the channel console appear here. Ctrl-C ends it all.
 	}
 }
 
-func (d *demo) startControlPlane(context.Context) error {
+func (d *demo) startControlPlane(ctx context.Context) error {
 	d.env = &envtest.Environment{CRDDirectoryPaths: []string{"config/crd"}, ErrorIfCRDPathMissing: true}
 	config, err := d.env.Start()
 	if err != nil {
@@ -109,6 +111,24 @@ func (d *demo) startControlPlane(context.Context) error {
 		return fmt.Errorf("make a client: %w", err)
 	}
 	fmt.Println("      " + config.Host)
+	return d.admit(ctx)
+}
+
+// admit installs what every request passes at its creation, as in a cluster.
+func (d *demo) admit(ctx context.Context) error {
+	text, err := os.ReadFile("config/admission/finalizer.yaml")
+	if err != nil {
+		return fmt.Errorf("read admission policy: %w", err)
+	}
+	for part := range bytes.SplitSeq(text, []byte("\n---\n")) {
+		object := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(part, object); err != nil {
+			return fmt.Errorf("read admission policy: %w", err)
+		}
+		if err := d.client.Create(ctx, object); err != nil {
+			return fmt.Errorf("create %s: %w", object.GetKind(), err)
+		}
+	}
 	return nil
 }
 
@@ -185,8 +205,10 @@ func (d *demo) apply(ctx context.Context) error {
 	if nr.Namespace == "" {
 		nr.Namespace = "default"
 	}
-	if err := d.client.Create(ctx, nr); err != nil {
-		return fmt.Errorf("create request: %w", err)
+	// The admission policy looks for new kinds every five seconds, and refuses what it
+	// does not know yet.
+	if err := d.until(ctx, "the API server takes the request", func() error { return d.client.Create(ctx, nr) }); err != nil {
+		return err
 	}
 	return d.until(ctx, "the request is sent and audited", func() error {
 		if err := d.client.Get(ctx, client.ObjectKeyFromObject(nr), nr); err != nil {
