@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,35 +36,39 @@ const (
 
 // demo is a control plane and the two processes, all of this machine alone.
 type demo struct {
-	dir       string
-	env       *envtest.Environment
-	processes []*process
-	ended     chan error // of processes that were not told to end
-	client    client.Client
-	storage   string // DataStorage's address
-	health    string // the manager's probes
-	metrics   string
-	lock      *os.File // held while addresses are chosen and not yet listened on
-}
-
-type process struct {
-	*exec.Cmd
-	waited chan struct{} // closed when it has ended
-	err    error         // set before that
+	dir         string
+	env         *envtest.Environment
+	manager     process
+	dataStorage process
+	ended       chan *process // those that have, told to or not
+	client      client.Client
+	storage     string // DataStorage's address
+	health      string // the manager's probes
+	metrics     string
+	lock        *os.File // held while addresses are chosen and not yet listened on
 }
 
 func (d *demo) run(ctx context.Context, once bool) error {
-	for i, step := range []struct {
+	type step struct {
 		title string
 		do    func(context.Context) error
-	}{
+	}
+	steps := []step{
 		{"Starting a Kubernetes API server", d.startControlPlane},
 		{"Starting the manager: it waits, since there is no DataStorage", d.startManager},
 		{"Starting DataStorage on SQLite: the manager notices", d.startDataStorage},
-		{"Applying " + sample, d.apply},
+		{"Applying " + sample, func(ctx context.Context) error {
+			return d.apply(ctx, "hello", v1alpha1.ConditionReady, v1alpha1.ConditionAudited)
+		}},
 		{"Asking the API server and DataStorage what became of it", d.show},
-	} {
-		fmt.Printf("\n[%d/5] %s\n", i+1, step.title)
+	}
+	if once {
+		steps = slices.Insert(steps, len(steps)-1,
+			step{"Killing DataStorage: a message goes out, its event waits", d.killDataStorage},
+			step{"Killing the manager too, applying a request, starting both again", d.killManager})
+	}
+	for i, step := range steps {
+		fmt.Printf("\n[%d/%d] %s\n", i+1, len(steps), step.title)
 		if err := step.do(ctx); err != nil {
 			return err
 		}
@@ -73,25 +77,25 @@ func (d *demo) run(ctx context.Context, once bool) error {
 		return nil
 	}
 	fmt.Printf(`
-Look further, in another terminal that has kubectl and curl:
+Look further, in another terminal, in this directory, with kubectl and curl:
 
   export KUBECONFIG=%[1]s/kubeconfig
-  kubectl get nr -w
-  kubectl apply -f config/samples/notification_v1alpha1_two_channels.yaml
-  kubectl describe nr
+  kubectl get nr
+  kubectl describe nr hello
   curl '%[2]s/api/v1/audit/events'
   curl '%[3]s/readyz?verbose'
   curl '%[4]s/metrics'
   tail -f %[1]s/manager.log %[1]s/datastorage.log
 
+Kill DataStorage, send meanwhile, and see that all of it is recorded when it is back:
+
+  kill -9 $(cat %[1]s/datastorage.pid)
+  for n in 1 2 3; do sed s/hello/outage-$n/ %[5]s | kubectl apply -f -; done
+  kubectl wait --for=condition=Audited nr/outage-{1,2,3} --timeout=60s && bin/datastorage verify --database-url=sqlite:%[1]s/datastorage.db
+
 Messages to the channel console appear here. Ctrl-C ends it all.
-`, d.dir, d.storage, d.health, d.metrics)
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-d.ended:
-		return err
-	}
+`, d.dir, d.storage, d.health, d.metrics, sample)
+	return d.stay(ctx)
 }
 
 func (d *demo) startControlPlane(ctx context.Context) error {
@@ -163,11 +167,14 @@ func (d *demo) startManager(ctx context.Context) error {
 	}
 	d.metrics = "http://" + metrics
 	d.storage, d.health = "http://"+storage, "http://"+health
-	if err := d.start("manager", "--kubeconfig="+d.path("kubeconfig"), "--datastorage-url="+d.storage,
-		"--dlq-path="+d.path("dlq"), "--file-root="+d.path("files"),
-		"--health-probe-bind-address="+health, "--metrics-bind-address="+metrics,
-		"--acknowledge-url=http://"+pages, "--acknowledge-bind-address="+pages, "--acknowledge-key-file="+d.path("acknowledge.key"),
-		"--delivery-allow-networks=127.0.0.0/8,::1/128"); err != nil {
+	d.manager = process{name: "manager", args: []string{
+		"--kubeconfig=" + d.path("kubeconfig"), "--datastorage-url=" + d.storage,
+		"--dlq-path=" + d.path("dlq"), "--file-root=" + d.path("files"),
+		"--health-probe-bind-address=" + health, "--metrics-bind-address=" + metrics,
+		"--acknowledge-url=http://" + pages, "--acknowledge-bind-address=" + pages, "--acknowledge-key-file=" + d.path("acknowledge.key"),
+		"--delivery-allow-networks=127.0.0.0/8,::1/128",
+	}}
+	if err := d.start(&d.manager); err != nil {
 		return err
 	}
 	if err := d.await(ctx, d.health+"/healthz", http.StatusOK); err != nil {
@@ -181,7 +188,10 @@ func (d *demo) startDataStorage(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("parse address: %w", err)
 	}
-	if err := d.start("datastorage", "--listen="+address.Host, "--database-url=sqlite:"+d.path("datastorage.db"), "--signing-key="+d.path("signing.key")); err != nil {
+	d.dataStorage = process{name: "datastorage", args: []string{
+		"--listen=" + address.Host, "--database-url=" + d.database(), "--signing-key=" + d.path("signing.key"),
+	}}
+	if err := d.start(&d.dataStorage); err != nil {
 		return err
 	}
 	if err := d.await(ctx, d.storage+"/readyz", http.StatusOK); err != nil {
@@ -193,7 +203,8 @@ func (d *demo) startDataStorage(ctx context.Context) error {
 	return d.lock.Close()
 }
 
-func (d *demo) apply(ctx context.Context) error {
+// apply creates the sample under a name, and waits until conditions of it are True.
+func (d *demo) apply(ctx context.Context, name string, conditions ...string) error {
 	text, err := os.ReadFile(sample)
 	if err != nil {
 		return fmt.Errorf("read sample: %w", err)
@@ -202,19 +213,22 @@ func (d *demo) apply(ctx context.Context) error {
 	if err := yaml.UnmarshalStrict(text, nr); err != nil {
 		return fmt.Errorf("read sample: %w", err)
 	}
-	if nr.Namespace == "" {
-		nr.Namespace = "default"
-	}
+	nr.Namespace, nr.Name = "default", name
 	// The admission policy looks for new kinds every five seconds, and refuses what it
 	// does not know yet.
-	if err := d.until(ctx, "the API server takes the request", func() error { return d.client.Create(ctx, nr) }); err != nil {
+	if err := d.until(ctx, "the API server takes the request "+name, func() error { return d.client.Create(ctx, nr) }); err != nil {
 		return err
 	}
-	return d.until(ctx, "the request is sent and audited", func() error {
-		if err := d.client.Get(ctx, client.ObjectKeyFromObject(nr), nr); err != nil {
+	return d.untilTrue(ctx, name, conditions...)
+}
+
+func (d *demo) untilTrue(ctx context.Context, name string, conditions ...string) error {
+	return d.until(ctx, fmt.Sprintf("the request %s is %s", name, strings.Join(conditions, " and ")), func() error {
+		nr := &v1alpha1.NotificationRequest{}
+		if err := d.client.Get(ctx, client.ObjectKey{Namespace: "default", Name: name}, nr); err != nil {
 			return err
 		}
-		for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionAudited} {
+		for _, condition := range conditions {
 			if !meta.IsStatusConditionTrue(nr.Status.Conditions, condition) {
 				return fmt.Errorf("its condition %s is not True", condition)
 			}
@@ -233,7 +247,15 @@ func (d *demo) show(ctx context.Context) error {
 		ready := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionReady)
 		audited := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionAudited)
 		fmt.Printf("  %-16s %-7s %-8s %-6s %-8s\n", nr.Name, ready.Status, ready.Reason, nr.Status.Summary.Ratio, audited.Status)
-		if err := d.showEvents(ctx, &nr); err != nil {
+		for _, delivery := range nr.Status.Deliveries {
+			if delivery.Attempts != 1 {
+				return fmt.Errorf("%s was sent in %d attempts", nr.Name, delivery.Attempts)
+			}
+		}
+	}
+	fmt.Printf("\n  %-28s %-38s %s\n", "EVENT", "ID", "LOG INDEX")
+	for i := range list.Items {
+		if err := d.showEvents(ctx, &list.Items[i]); err != nil {
 			return err
 		}
 	}
@@ -242,7 +264,7 @@ func (d *demo) show(ctx context.Context) error {
 
 // verify has the log proven from first principles, as an auditor would.
 func (d *demo) verify(ctx context.Context) error {
-	args := []string{"verify", "--database-url=sqlite:" + d.path("datastorage.db")}
+	args := []string{"verify", "--database-url=" + d.database()}
 	out, err := exec.CommandContext(ctx, filepath.Join("bin", "datastorage"), args...).Output()
 	if err != nil {
 		return fmt.Errorf("verify the log: %w\n%s", err, out)
@@ -275,7 +297,6 @@ func (d *demo) showEvents(ctx context.Context, nr *v1alpha1.NotificationRequest)
 	if err := json.Unmarshal(body, &page); err != nil {
 		return fmt.Errorf("read DataStorage's answer: %w", err)
 	}
-	fmt.Printf("\n  %-28s %-38s %s\n", "EVENT", "ID", "LOG INDEX")
 	for _, e := range page.Data {
 		fmt.Printf("  %-28s %-38s %d\n", e.EventType, e.EventID, e.LogIndex)
 	}
@@ -285,54 +306,9 @@ func (d *demo) showEvents(ctx context.Context, nr *v1alpha1.NotificationRequest)
 	return nil
 }
 
-// start runs a program of bin/. What it prints for people appears here, its log
-// in a file.
-func (d *demo) start(name string, args ...string) error {
-	log, err := os.Create(d.path(name + ".log"))
-	if err != nil {
-		return fmt.Errorf("create log: %w", err)
-	}
-	defer log.Close()
-	cmd := exec.CommandContext(context.Background(), filepath.Join("bin", name), args...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, log
-	// A Ctrl-C at the terminal is for this program, which stops the others in order.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start bin/%s: %w", name, err)
-	}
-	p := &process{Cmd: cmd, waited: make(chan struct{})}
-	d.processes = append(d.processes, p)
-	go func() {
-		p.err = cmd.Wait()
-		close(p.waited)
-		d.ended <- fmt.Errorf("bin/%s has ended (%s); its log says why", name, cmd.ProcessState)
-	}()
-	return nil
-}
-
-func (d *demo) stop() error {
-	var errs []error
-	if len(d.processes) > 0 {
-		fmt.Println("\nStopping.")
-	}
-	for _, p := range d.processes {
-		_ = p.Process.Signal(syscall.SIGCONT) // It may be paused, for an outage.
-	}
-	for _, p := range d.processes {
-		if err := p.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
-			continue // It was told why already.
-		}
-		if <-p.waited; p.err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", filepath.Base(p.Path), p.err))
-		}
-	}
-	if d.env != nil {
-		errs = append(errs, d.env.Stop())
-	}
-	return errors.Join(errs...)
-}
-
 func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
+
+func (d *demo) database() string { return "sqlite:" + d.path("datastorage.db") }
 
 // await waits for an address to answer with a status.
 func (d *demo) await(ctx context.Context, address string, status int) error {
@@ -357,8 +333,8 @@ func (d *demo) until(ctx context.Context, what string, try func() error) error {
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
-		case err := <-d.ended:
-			return err
+		case p := <-d.ended:
+			return fmt.Errorf("%w; its log says why", p.failure())
 		case <-end:
 			return fmt.Errorf("waited %s until %s: %w", patience, what, err)
 		}

@@ -1,7 +1,8 @@
 // Command run shows the notification controller at work on this machine: a real
 // API server, DataStorage and the manager, one request sent and audited. It
-// stays until Ctrl-C; with ONCE=1 it ends when it has shown that, and fails where
-// the request was not sent or not audited.
+// stays until Ctrl-C, and starts again what somebody kills. With ONCE=1 it kills both
+// programs itself and ends, and fails where a request was not sent or not audited
+// exactly once.
 package main
 
 import (
@@ -23,7 +24,7 @@ func run() (code int) {
 	defer stop()
 	dir, err := os.MkdirTemp("", "notification-run-")
 	if err == nil {
-		d := &demo{dir: dir, ended: make(chan error, 2)}
+		d := &demo{dir: dir, ended: make(chan *process, 2)}
 		err = errors.Join(d.run(ctx, !slices.Contains([]string{"", "0"}, os.Getenv("ONCE"))), d.stop())
 	}
 	if err != nil {
