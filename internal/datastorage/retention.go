@@ -62,9 +62,9 @@ func (l *Log) retain(ctx context.Context, days int64) {
 }
 
 func (l *Log) expireAll(ctx context.Context, days int64) error {
-	total := 0
+	total, sweep := 0, newSweep(l.now(), days)
 	for {
-		n, err := l.Expire(ctx, l.now(), days)
+		n, err := l.expire(ctx, sweep)
 		if err != nil {
 			return err
 		}
@@ -76,21 +76,24 @@ func (l *Log) expireAll(ctx context.Context, days int64) error {
 	if total > 0 {
 		l.log.Info("Events have expired; their places and hashes in the log remain", "events", total)
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	reclaiming, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return l.writer.Reclaim(ctx, l.now())
+	if err := l.writer.Reclaim(reclaiming, l.now()); err != nil && ctx.Err() == nil {
+		l.log.Error(err, "Giving back the space of what has expired failed; it is tried again in an hour")
+	}
+	return nil
 }
 
 // Expire removes the bodies of some events that have expired, and returns of how
 // many; 0 means that there are no more. The log has an event about it.
 func (l *Log) Expire(ctx context.Context, now time.Time, days int64) (int, error) {
-	var policy time.Time
-	if days > 0 {
-		policy = now.AddDate(0, 0, -int(days))
-	}
+	return l.expire(ctx, newSweep(now, days))
+}
+
+func (l *Log) expire(ctx context.Context, sweep *Sweep) (int, error) {
 	n := 0
 	err := l.change(ctx, func(ctx context.Context, known Known, add *Addition) ([]Record, error) {
-		expired, err := known.Tx.Expirable(ctx, now, policy, expireAtOnce)
+		expired, err := known.Tx.Expirable(ctx, sweep, expireAtOnce)
 		if n = len(expired); err != nil || n == 0 {
 			return nil, err
 		}
@@ -112,26 +115,8 @@ func (l *Log) Expire(ctx context.Context, now time.Time, days int64) (int, error
 	return n, nil
 }
 
-// CheckExpiry returns an error that is ErrTampered unless an event has the body
-// that it was recorded with, and this may go: its absence must not hide that it
-// was changed, and nobody else than its sender says how long it is kept.
-func (s *Stored) CheckExpiry(body []byte, now, policy time.Time) error {
-	var own struct {
-		RetentionDays int64 `json:"retention_days"`
-	}
-	if ledger.LeafHash(body) != s.LeafHash || json.Unmarshal(body, &own) != nil || s.wrongColumns(body) != "" {
-		return fmt.Errorf("%w: event %d was changed, so nothing expires", ErrTampered, s.LogIndex)
-	}
-	since := retainedSince(&s.Columns, s.RecordedAt)
-	until := since.AddDate(0, 0, int(own.RetentionDays))
-	if isOwn(s.Columns.EventType) || own.RetentionDays == 0 && (policy.IsZero() || since.After(policy)) || own.RetentionDays > 0 && until.After(now) {
-		return fmt.Errorf("%w: event %d is to be kept and its row says otherwise, so nothing expires", ErrTampered, s.LogIndex)
-	}
-	return nil
-}
-
 // wrongColumns is as WrongColumns of a Row, where body is what the event's bytes are.
-// When it expires is for CheckExpiry to say.
+// When it expires is for Sweep to say.
 func (s *Stored) wrongColumns(body []byte) string {
 	e := &s.Columns
 	row := Row{Body: body, Columns: [...]any{

@@ -20,6 +20,7 @@ import (
 
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/sqlite"
 	"kubernaut.ai/notification/internal/datastorage/storetest"
 )
 
@@ -414,6 +415,30 @@ func TestTheServerLetsEventsExpireByItsPolicy(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 	})
+}
+
+// crowded is a store that somebody reads for long.
+type crowded struct{ datastorage.Store }
+
+func (crowded) Reclaim(context.Context, time.Time) error { return errors.New("somebody reads") }
+
+func TestSpaceThatIsNotGivenBackIsToldApartFromWhatDoesNotExpire(t *testing.T) {
+	said := make(chan string, 1)
+	start(t, "sqlite:"+filepath.Join(t.TempDir(), "log.db"), func(o *datastorage.Options) {
+		o.RetentionDays = 30
+		o.Openers = map[string]datastorage.Opener{"sqlite": func(ctx context.Context, url string, unsafe bool) (datastorage.Store, func() error, error) {
+			store, closeStore, err := sqlite.Open(ctx, url, unsafe)
+			return crowded{store}, closeStore, err
+		}}
+		o.Log = funcr.New(func(_, line string) {
+			if strings.Contains(line, "somebody reads") {
+				said <- line
+			}
+		}, funcr.Options{})
+	})
+	if line := <-said; !strings.Contains(line, "Giving back the space of what has expired failed") {
+		t.Errorf("it says %s", line)
+	}
 }
 
 func TestHolds(t *testing.T) {

@@ -153,11 +153,10 @@ type Known struct {
 // Tx reads what a transaction sees.
 type Tx interface {
 	Hashes
-	// Expirable returns events whose bodies may go, without these, in the order of
-	// the log and at most limit of them, fewer where they are large: those whose own
-	// time has come, and those recorded until policy that have none. A zero policy is
-	// none. It returns the error of Stored.CheckExpiry.
-	Expirable(ctx context.Context, now, policy time.Time, limit int) ([]Stored, error)
+	// Expirable returns the next events of a sweep, in the order of the log and
+	// without their bodies, and at most limit of them, fewer where they are large. It
+	// returns the error of Sweep.Found.
+	Expirable(ctx context.Context, sweep *Sweep, limit int) ([]Stored, error)
 	// Hold returns the hold on a correlation ID, and false where there is none.
 	Hold(ctx context.Context, correlationID string) (Hold, bool, error)
 }

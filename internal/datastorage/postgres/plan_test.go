@@ -144,7 +144,7 @@ func TestNoQueryReadsOrSortsMoreThanIsAskedFor(t *testing.T) {
 			return s.Append(t.Context(), ids, func(datastorage.Known) (datastorage.Addition, error) { return datastorage.Addition{}, nil })
 		}, []string{"Index Scan using audit_events_event_id_key"}, false},
 		"what has expired": {func() error {
-			_, err := reader{pool}.Expirable(t.Context(), now, now.Add(-40*storetest.Day), 1000)
+			_, err := reader{pool}.Expirable(t.Context(), &datastorage.Sweep{Now: now, Policy: now.Add(-40 * storetest.Day)}, 1000)
 			return err
 		}, []string{old + "_expires_at_idx", "Index Scan using audit_events_pkey"}, true},
 		"rows":        {func() error { _, err := s.Rows(t.Context(), 5000, 6000, 1000); return err }, []string{"Index Scan using audit_events_pkey", old + "_pkey"}, false},

@@ -39,21 +39,22 @@ func monthOf(at time.Time) time.Time {
 // clock that is ahead would have removed what nothing brings back. The lateral join
 // makes the planner look up each event in the index: the other joins that it knows
 // read all there are, while nobody can write.
-func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int) ([]datastorage.Stored, error) {
+func (r reader) Expirable(ctx context.Context, sweep *datastorage.Sweep, limit int) ([]datastorage.Stored, error) {
 	const (
-		old  = "SELECT old.log_index, old.event FROM audit_bodies AS old CROSS JOIN LATERAL (SELECT correlation_id, event_timestamp FROM audit_events WHERE log_index = old.log_index LIMIT 1) AS e"
+		old  = "SELECT old.log_index, old.expires_at, old.event FROM audit_bodies AS old CROSS JOIN LATERAL (SELECT correlation_id, event_timestamp FROM audit_events WHERE log_index = old.log_index LIMIT 1) AS e"
 		free = "NOT EXISTS (SELECT FROM audit_holds WHERE correlation_id = e.correlation_id)"
 	)
 	var until any
-	if !policy.IsZero() {
-		until = policy
+	if !sweep.Policy.IsZero() {
+		until = sweep.Policy
 	}
-	rows, err := r.Query(ctx, selectEvents+`, old.event FROM (SELECT log_index, event, sum(octet_length(event)) OVER (ORDER BY log_index) - octet_length(event) AS before FROM (
-		(`+old+` WHERE expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
+	rows, err := r.Query(ctx, selectEvents+`, old.event FROM (SELECT log_index, event, sum(octet_length(event)) OVER (ORDER BY expires_at, log_index) - octet_length(event) AS before FROM (
+		(`+old+` WHERE expires_at >= $5 AND expires_at <= least($1, now()) AND `+free+` ORDER BY expires_at LIMIT $3)
 		UNION ALL
-		(`+old+` WHERE expires_at IS NULL AND recorded_at <= least($2, now() + ($2 - $1)) AND event_timestamp <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY log_index LIMIT $3)
-		) AS old ORDER BY log_index LIMIT $3
-		) AS old JOIN audit_events AS e USING (log_index) WHERE before < $4 ORDER BY log_index`, now, until, limit, datastorage.MaxPageBytes)
+		(`+old+` WHERE expires_at IS NULL AND log_index >= $6 AND recorded_at <= least($2, now() + ($2 - $1)) AND event_timestamp <= least($2, now() + ($2 - $1)) AND `+free+` ORDER BY log_index LIMIT $3)
+		) AS old ORDER BY before LIMIT $3
+		) AS old JOIN audit_events AS e USING (log_index) WHERE before < $4 ORDER BY log_index`,
+		sweep.Now, until, limit, datastorage.MaxPageBytes, sweep.Until, sweep.LogIndex)
 	if err != nil {
 		return nil, fmt.Errorf("find what expires: %w", err)
 	}
@@ -61,7 +62,7 @@ func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int)
 		var body []byte
 		e, err := scanEvent(row, &body)
 		if err == nil {
-			err = e.CheckExpiry(body, now, policy)
+			err = sweep.Found(&e, body)
 		}
 		return e, err
 	})

@@ -118,10 +118,10 @@ func TestNoQueryReadsOrSortsMoreThanIsAskedFor(t *testing.T) {
 			return err
 		}, []string{"SEARCH audit_events USING INDEX sqlite_autoindex_audit_events_1 (event_id=?)"}, false},
 		"what has expired": {func(r reader) error {
-			_, err := r.Expirable(t.Context(), now, now.Add(-40*storetest.Day), 1000)
+			_, err := r.Expirable(t.Context(), &datastorage.Sweep{Now: now, Policy: now.Add(-40 * storetest.Day)}, 1000)
 			return err
 		}, []string{
-			"SEARCH old USING INDEX audit_bodies_expiry (expires_at<?)", "SEARCH old USING INDEX audit_bodies_recorded (recorded_at<?)",
+			"SEARCH old USING INDEX audit_bodies_expiry (expires_at>? AND expires_at<?)", "SEARCH old USING INDEX audit_bodies_recorded (recorded_at>? AND recorded_at<?)",
 			"SEARCH audit_holds USING COVERING INDEX", "SEARCH e USING INTEGER PRIMARY KEY",
 		}, true},
 		"leaf hashes": {func(r reader) error {

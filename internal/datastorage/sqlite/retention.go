@@ -11,18 +11,18 @@ import (
 )
 
 // Expirable is as datastorage.Tx says.
-func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int) ([]datastorage.Stored, error) {
+func (r reader) Expirable(ctx context.Context, sweep *datastorage.Sweep, limit int) ([]datastorage.Stored, error) {
 	const (
-		old  = "SELECT log_index, octet_length(event) AS bytes FROM audit_bodies AS old CROSS JOIN audit_events AS e USING (log_index)"
+		old  = "SELECT log_index, expires_at, old.recorded_at, octet_length(event) AS bytes FROM audit_bodies AS old CROSS JOIN audit_events AS e USING (log_index)"
 		free = "NOT EXISTS (SELECT 1 FROM audit_holds WHERE correlation_id = e.correlation_id)"
 	)
 	rows, err := r.QueryContext(ctx, selectEvents+` JOIN audit_bodies USING (log_index) WHERE log_index IN (
-		SELECT log_index FROM (SELECT log_index, sum(bytes) OVER (ORDER BY log_index) - bytes AS before FROM (
-		SELECT log_index, bytes FROM (`+old+` WHERE expires_at <= ? AND `+free+` ORDER BY expires_at LIMIT ?)
+		SELECT log_index FROM (SELECT log_index, sum(bytes) OVER (ORDER BY expires_at IS NULL, expires_at, recorded_at, log_index) - bytes AS before FROM (
+		SELECT log_index, expires_at, recorded_at, bytes FROM (`+old+` WHERE expires_at >= ?5 AND expires_at <= ?1 AND `+free+` ORDER BY expires_at LIMIT ?2)
 		UNION ALL
-		SELECT log_index, bytes FROM (`+old+` WHERE expires_at IS NULL AND old.recorded_at <= ?3 AND event_timestamp <= ?3 AND `+free+` ORDER BY old.recorded_at LIMIT ?2)
-		)) WHERE before < ?4 ORDER BY log_index LIMIT ?2) ORDER BY log_index`,
-		now.UnixMicro(), limit, policyMicros(policy), datastorage.MaxPageBytes)
+		SELECT log_index, expires_at, recorded_at, bytes FROM (`+old+` WHERE expires_at IS NULL AND old.recorded_at >= ?6 AND old.recorded_at <= ?3 AND event_timestamp <= ?3 AND `+free+` ORDER BY old.recorded_at LIMIT ?2)
+		)) WHERE before < ?4 ORDER BY before LIMIT ?2) ORDER BY log_index`,
+		sweep.Now.UnixMicro(), limit, policyMicros(sweep.Policy), datastorage.MaxPageBytes, sweep.Until.UnixMicro(), sweep.Recorded.UnixMicro())
 	if err != nil {
 		return nil, fmt.Errorf("find what expires: %w", err)
 	}
@@ -35,7 +35,7 @@ func (r reader) Expirable(ctx context.Context, now, policy time.Time, limit int)
 		}
 		body := e.Body
 		e.Body = nil
-		if err := e.CheckExpiry(body, now, policy); err != nil {
+		if err := sweep.Found(&e, body); err != nil {
 			return nil, err
 		}
 		list = append(list, e)

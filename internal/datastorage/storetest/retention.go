@@ -201,3 +201,72 @@ func testExpiryOfMany(t *testing.T, store datastorage.Store) {
 	seen := mustQuery(t, log, datastorage.Filter{Equal: map[string]string{"event_category": "datastorage"}})
 	equal(t, fmt.Sprint("expiries of ", all), int64(5), seen.Total)
 }
+
+// testSweep has what is held among what expires by either rule, recorded by a clock
+// that goes back at times.
+func testSweep(t *testing.T, store datastorage.Store) {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	past := &At{Store: store}
+	log := OpenLog(t, past)
+	var want, held []int64
+	for n := range 60 {
+		past.Time = now.Add(-time.Duration(31+n*7%13) * Day)
+		r := Record(n, func(e *audit.Event) {
+			if n%3 == 0 {
+				e.CorrelationID = "held"
+			}
+		})
+		days := int64([...]int{0, 7, 365, 14, 0}[n%5])
+		mustAppend(t, log, Keep(r, days))
+		switch {
+		case days == 365:
+		case n%3 == 0:
+			held = append(held, int64(n))
+		default:
+			want = append(want, int64(n))
+		}
+	}
+	past.Time = now
+	if _, err := log.PlaceHold(t.Context(), datastorage.Hold{CorrelationID: "held", Reason: "case 7", PlacedBy: "alice"}); err != nil {
+		t.Fatal(err)
+	}
+	expire := func(sweep *datastorage.Sweep) (gone []int64) {
+		t.Helper()
+		err := store.Append(t.Context(), nil, func(known datastorage.Known) (datastorage.Addition, error) {
+			list, err := known.Tx.Expirable(t.Context(), sweep, 4)
+			for i := range list {
+				gone = append(gone, list[i].LogIndex)
+			}
+			return datastorage.Addition{RecordedAt: now, Head: known.Head, Expired: list}, err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return gone
+	}
+	sweep := func() *datastorage.Sweep { return &datastorage.Sweep{Now: now, Policy: now.Add(-30 * Day)} }
+	var got []int64
+	one := sweep()
+	for some := expire(one); len(some) > 0; some = expire(one) {
+		got = append(got, some...)
+	}
+	slices.Sort(got)
+	equal(t, "what expired", want, got)
+	if err := log.ReleaseHold(t.Context(), "held", "carol"); err != nil {
+		t.Fatal(err)
+	}
+	// Those that were newer than all else are yet to come in either order.
+	for some := expire(one); len(some) > 0; some = expire(one) {
+		held = slices.DeleteFunc(held, func(n int64) bool { return slices.Contains(some, n) })
+	}
+	if len(held) < 10 {
+		t.Errorf("a sweep went back to all but %d of those that it had passed", len(held))
+	}
+	got = nil
+	another := sweep()
+	for some := expire(another); len(some) > 0; some = expire(another) {
+		got = append(got, some...)
+	}
+	slices.Sort(got)
+	equal(t, "what the next sweep found of what was held", held, got)
+}

@@ -111,6 +111,7 @@ func Run(t *testing.T, open func(t *testing.T) datastorage.Store) {
 	t.Run("what expires loses its body and nothing else", func(t *testing.T) { testExpiry(t, open(t)) })
 	t.Run("a hold keeps what there is and what is to come", func(t *testing.T) { testHold(t, open(t)) })
 	t.Run("more expires than goes into one transaction", func(t *testing.T) { testExpiryOfMany(t, open(t)) })
+	t.Run("a sweep passes nothing over and nothing twice", func(t *testing.T) { testSweep(t, open(t)) })
 }
 
 func mustAppend(t *testing.T, s *datastorage.Log, records ...datastorage.Record) []datastorage.Appended {
