@@ -201,6 +201,15 @@ func TestOnlyReadinessDependsOnOthers(t *testing.T) {
 	}
 }
 
+func TestALongStartIsNotTakenForAHungProgram(t *testing.T) {
+	for name, template := range podTemplates(t, render(t, filepath.Join(configDir, "default"))) {
+		p := template.Spec.Containers[0].StartupProbe
+		if p == nil || p.FailureThreshold*p.PeriodSeconds < 600 {
+			t.Errorf("%s: the startup probe is %v, want one that waits for ten minutes or more", name, p)
+		}
+	}
+}
+
 func TestGoKnowsTheMemoryLimit(t *testing.T) {
 	for name, template := range podTemplates(t, render(t, filepath.Join(configDir, "default"))) {
 		c := template.Spec.Containers[0]
