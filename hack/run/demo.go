@@ -84,7 +84,7 @@ Look further, in another terminal, in this directory, with kubectl and curl:
   kubectl describe nr hello
   curl '%[2]s/api/v1/audit/events'
   curl '%[3]s/readyz?verbose'
-  curl '%[4]s/metrics'
+  curl -s '%[4]s/metrics' | grep ^notification_
   tail -f %[1]s/manager.log %[1]s/datastorage.log
 
 Kill DataStorage, send meanwhile, and see that all of it is recorded when it is back:
