@@ -268,7 +268,7 @@ func seenWithKubectl(s suite) {
 		s.Errorf("kubectl wait says %q, want %q", out, want)
 	}
 	table := s.kubectl("-n", namespace, "get", "nr", "disk-full", "-o", "wide")
-	for _, want := range []string{"NAME", "READY", "STATUS", "SENT", "AUDITED", "AGE", "PRIORITY", "CORRELATION ID", "True", "Sent", "2/2", "High", "incident-4711"} {
+	for _, want := range []string{"NAME", "READY", "STATUS", "SENT", "AUDITED", "STALLED", "AGE", "PRIORITY", "CORRELATION ID", "True", "Sent", "2/2", "High", "incident-4711"} {
 		if !strings.Contains(table, want) {
 			s.Errorf("kubectl get nr -o wide has no %s", want)
 		}

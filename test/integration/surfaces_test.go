@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -232,18 +233,23 @@ func TestKubectlGetShowsHowFarARequestIs(t *testing.T) {
 	s.send("failed", "bad")
 	s.send("partly", "bad", "good")
 	s.send("stuck", "missing")
+	later := request("later", "good")
+	later.Spec.NotBefore = new(metav1.NewTime(time.Now().Add(time.Hour)))
+	s.create(later)
 	for _, name := range []string{"all-sent", "failed", "partly"} {
 		s.wait(name, isAudited)
 	}
 	s.wait("stuck", isStalled(v1alpha1.ReasonChannelNotFound))
+	s.wait("later", inState("good", v1alpha1.DeliveryPending))
 
 	base := "/apis/notification.kubernaut.ai/v1alpha1/namespaces/" + s.namespace
 	want := [][]string{
-		{"NAME", "READY", "STATUS", "SENT", "AUDITED", "CHANNELS"},
-		{"all-sent", "True", "Sent", "2/2", "True", "good,console"},
-		{"failed", "False", "Failed", "0/1", "True", "bad"},
-		{"partly", "False", "PartiallySent", "1/2", "True", "bad,good"},
-		{"stuck", "False", "Pending", "0/1", "False", "missing"},
+		{"NAME", "READY", "STATUS", "SENT", "AUDITED", "STALLED", "CHANNELS"},
+		{"all-sent", "True", "Sent", "2/2", "True", "<nil>", "good,console"},
+		{"failed", "False", "Failed", "0/1", "True", "Failed", "bad"},
+		{"later", "False", "Pending", "0/1", "False", "<nil>", "good"},
+		{"partly", "False", "PartiallySent", "1/2", "True", "PartiallySent", "bad,good"},
+		{"stuck", "False", "Pending", "0/1", "False", "ChannelNotFound", "missing"},
 	}
 	if diff := cmp.Diff(want, table(t, base+"/notificationrequests", "Channels")); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
