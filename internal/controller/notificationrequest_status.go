@@ -181,13 +181,17 @@ func troubles(nr *v1alpha1.NotificationRequest, final bool) string {
 // auditedness says in a word and a sentence where the events of a request are.
 func auditedness(nr *v1alpha1.NotificationRequest) (reason, message string) {
 	pending, rejected := countAudit(&nr.Status, v1alpha1.AuditPending), countAudit(&nr.Status, v1alpha1.AuditRejected)
+	consequence := ""
+	if nr.DeletionTimestamp != nil {
+		consequence = ", and the deletion waits for that"
+	}
 	switch {
 	case nr.Status.FinishedTime == nil && over(&nr.Status):
 		return v1alpha1.ReasonPending, "the request is not finished: it waits for an acknowledgement"
 	case nr.Status.FinishedTime == nil:
-		return v1alpha1.ReasonPending, "the request is not finished"
+		return v1alpha1.ReasonPending, "the request is not finished" + consequence
 	case pending > 0:
-		return v1alpha1.ReasonPending, count(pending, "event") + " not recorded in DataStorage yet"
+		return v1alpha1.ReasonPending, count(pending, "event") + " not recorded in DataStorage yet" + consequence
 	case rejected > 0:
 		return v1alpha1.ReasonRejected, fmt.Sprintf("DataStorage rejected %s: kept and offered again %s, with the reason in deliveries", count(rejected, "event"), offers)
 	}

@@ -213,6 +213,30 @@ Delivered=True Sent: 2 channels accepted the message
 Audited=False Pending: 2 events not recorded in DataStorage yet
 summary 2/2: 2 sent, 0 failed, 0 pending, 0 audited`,
 	},
+	"deleted before its events are recorded": {
+		prepare: func(l *lab) {
+			l.attempt(ops, nil)
+			l.nr.DeletionTimestamp = new(metav1.NewTime(l.now))
+		},
+		want: `
+Ready=True Sent: 1 channel accepted the message
+Delivered=True Sent: 1 channel accepted the message
+Audited=False Pending: 1 event not recorded in DataStorage yet, and the deletion waits for that
+summary 1/1: 1 sent, 0 failed, 0 pending, 0 audited`,
+	},
+	"deleted with a message on its way": {
+		prepare: func(l *lab) {
+			l.plan()
+			l.begin(ops)
+			l.nr.DeletionTimestamp = new(metav1.NewTime(l.now))
+		},
+		want: `
+Ready=False Sending: sent to 0 of 1 channel
+Delivered=False Sending: sent to 0 of 1 channel
+Audited=False Pending: the request is not finished, and the deletion waits for that
+Reconciling=True Sending: sent to 0 of 1 channel
+summary 0/1: 0 sent, 0 failed, 1 pending, 0 audited`,
+	},
 	"sent and recorded": {
 		prepare: func(l *lab) { l.attempt(ops, nil); l.record() },
 		want: `

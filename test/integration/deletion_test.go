@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"kubernaut.ai/notification/api/v1alpha1"
@@ -136,12 +137,10 @@ func TestTheFinalizerHoldsASentRequestUntilDataStorageIsBack(t *testing.T) {
 	nr := s.send("held")
 	s.wait("held", isSent, notAudited)
 	s.delete(nr)
-	// By the time that the next request is sent, the deletion has been looked at.
-	s.send("next")
-	s.wait("next", isSent)
 	held := s.wait("held", func(nr *v1alpha1.NotificationRequest) error {
-		if nr.DeletionTimestamp == nil {
-			return fmt.Errorf("it is not being deleted")
+		const why = "1 event not recorded in DataStorage yet, and the deletion waits for that"
+		if c := meta.FindStatusCondition(nr.Status.Conditions, v1alpha1.ConditionAudited); c.Message != why {
+			return fmt.Errorf("audited: %s, want %s", c.Message, why)
 		}
 		return nil
 	})
