@@ -82,17 +82,7 @@ type RateLimit struct {
 	Burst int32 `json:"burst,omitempty"`
 }
 
-// MessageTemplate makes a message's subject and body out of the request, in the
-// language of Go's text/template. It sees .Subject, .Body, .Type, .Priority,
-// .Severity, .CorrelationID, .Namespace, .Name and .Channel, .Created (a time such
-// as 2026-03-01T12:30:00Z), .Regarding (.APIVersion, .Kind, .Namespace, .Name),
-// .Links (each with .Label and .URL) and .Fields (.Fields.node), all of them empty
-// where the request has none.
-//
-// Besides and, or, not, eq, ne, lt, le, gt, ge, len and index it may call upper,
-// lower, trim, quote, urlquery, truncate 80, default "none", join ", ",
-// replace "a" "b", date "15:04", contains "a", hasPrefix "a" and hasSuffix "a", each
-// followed by the text it works on. range is for .Links and .Fields.
+// MessageTemplate makes a message's subject and body out of the request.
 //
 // +kubebuilder:validation:MinProperties=1
 type MessageTemplate struct {
@@ -158,9 +148,22 @@ type NotificationChannelSpec struct {
 	// +optional
 	File FileChannel `json:"file,omitzero"`
 
-	// template makes the subject and the body of this channel's messages. Where it
-	// cannot, a message is sent as the request has it, and both objects' status says
+	// template makes the subject and the body of this channel's messages out
+	// of the request, in the language of Go's text/template. Where it cannot,
+	// a message is sent as the request has it, and both objects' status says
 	// so.
+	//
+	// It sees .Subject, .Body, .Type, .Priority, .Severity, .CorrelationID,
+	// .Namespace, .Name and .Channel, .Created (a time such as
+	// 2026-03-01T12:30:00Z), .Regarding (.APIVersion, .Kind, .Namespace,
+	// .Name), .Links (each with .Label and .URL) and .Fields (.Fields.node),
+	// all of them empty where the request has none.
+	//
+	// Besides and, or, not, eq, ne, lt, le, gt, ge, len and index it may call
+	// upper, lower, trim, quote, urlquery, truncate 80, default "none",
+	// join ", ", replace "a" "b", date "15:04", contains "a", hasPrefix "a"
+	// and hasSuffix "a", each followed by the text it works on. range is for
+	// .Links and .Fields.
 	// +optional
 	Template MessageTemplate `json:"template,omitzero"`
 

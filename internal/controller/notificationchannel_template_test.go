@@ -95,7 +95,7 @@ func TestAChannelsStatusSaysWhetherItsTemplateCanBeUsed(t *testing.T) {
 		"fails on every message": {
 			v1alpha1.MessageTemplate{Body: "{{ .Bdy }}"},
 			v1alpha1.ReasonInvalidTemplate,
-			`messages are sent as their requests have them: body:1:3: executing "body" at <.Bdy>: can't evaluate field Bdy: see the names that a template sees`,
+			`messages are sent as their requests have them: body:1:3: executing "body" at <.Bdy>: can't evaluate field Bdy: kubectl explain nch.spec.template lists the names`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"text/template"
@@ -115,9 +116,13 @@ func execute(name, text string, limit int, data templateData) (string, error) {
 	return result, nil
 }
 
+// unknown is the end of an error about a name that there is not, as text/template
+// and inspect have it.
+var unknown = regexp.MustCompile(`( not defined| is not for these templates)$| in type .+$`)
+
 func shown(err error) error {
 	text := strings.TrimPrefix(err.Error(), "template: ")
-	return errors.New(clean(strings.ReplaceAll(text, " in type delivery.templateData", ": see the names that a template sees")))
+	return errors.New(clean(unknown.ReplaceAllString(text, "$1: kubectl explain nch.spec.template lists the names")))
 }
 
 var (

@@ -76,10 +76,13 @@ func TestATemplateMakesTheSubjectAndTheBodyOfTheSameMessage(t *testing.T) {
 	}
 }
 
+// names ends what is said of a name that there is not.
+const names = ": kubectl explain nch.spec.template lists the names"
+
 func TestATemplateThatCouldRunForLongIsRefused(t *testing.T) {
 	for _, c := range []struct{ template, want string }{
 		{"{{ .Subject", "body:1: unclosed action"},
-		{"{{ nothing .Subject }}", `body:1: function "nothing" not defined`},
+		{"{{ nothing .Subject }}", `body:1: function "nothing" not defined` + names},
 		{"\n{{ range 10 }}x{{ end }}", "body:2:9: range is for .Links and .Fields, within another range or with as $.Links and $.Fields"},
 		{"{{ range .Body }}x{{ end }}", "range is for"},
 		{"{{ range $x := .Links.Fields }}x{{ end }}", "range is for"},
@@ -95,7 +98,7 @@ func TestATemplateThatCouldRunForLongIsRefused(t *testing.T) {
 		{`{{ define "x" }}y{{ end }}z`, "define and block are not for these templates"},
 		{`{{ block "x" . }}y{{ end }}`, "is not for these templates"},
 		{`{{ template "body" . }}`, `{{template "body" .}} is not for these templates`},
-		{`{{ printf "%1000000d" 1 }}`, "body:1:3: printf is not for these templates"},
+		{`{{ printf "%1000000d" 1 }}`, "body:1:3: printf is not for these templates" + names},
 		{`{{ .Subject | print }}`, "print is not for these templates"},
 		{`{{ if (println 1) }}{{ end }}`, "println is not for these templates"},
 		{`{{ call .Subject }}`, "call is not for these templates"},
@@ -121,9 +124,12 @@ func TestATemplateThatFailsLeavesTheMessageAsItIs(t *testing.T) {
 		want      string
 		onMessage bool // it fails on some messages only, so that a check passes
 	}{
-		{Template{Subject: "{{ .Sbject }}"}, "can't evaluate field Sbject", false},
-		{Template{Subject: "fine", Body: "{{ .Regarding.Name.First }}"}, "can't evaluate field First", false},
-		{Template{Body: "{{ .Created.Unix }}"}, "can't evaluate field Unix", false},
+		{Template{Subject: "{{ .Sbject }}"}, "can't evaluate field Sbject" + names, false},
+		{Template{Body: "{{ .Regarding.Uid }}"}, "can't evaluate field Uid" + names, false},
+		{Template{Body: "{{ .Links.URL }}"}, "can't evaluate field URL" + names, false},
+		{Template{Body: "{{ range .Links }}{{ .Url }}{{ end }}"}, "can't evaluate field Url" + names, false},
+		{Template{Subject: "fine", Body: "{{ .Regarding.Name.First }}"}, "can't evaluate field First" + names, false},
+		{Template{Body: "{{ .Created.Unix }}"}, "can't evaluate field Unix" + names, false},
 		{Template{Body: `{{ truncate 0 .Body }}`}, "truncate needs a number of characters from 1", false},
 		{Template{Body: `{{ date "15:04" .Subject }}`}, "date needs a time such as 2026-03-01T12:30:00Z", false},
 		{Template{Body: `{{ (index .Links 5).URL }}`}, "index out of range: 5", true},

@@ -60,7 +60,7 @@ func TestATemplateThatFailsCostsNoMessage(t *testing.T) {
 	channel := s.webhook("broken", template("", "{{ .Fields.node }} {{ .Bdy }}"))
 	s.send("first", "broken")
 	nr := s.wait("first", isSent, isAudited)
-	const why = `body:1:22: executing "body" at <.Bdy>: can't evaluate field Bdy: see the names that a template sees`
+	const why = `body:1:22: executing "body" at <.Bdy>: can't evaluate field Bdy: kubectl explain nch.spec.template lists the names`
 	if got := delivery(t, nr, "broken").TemplateError; got != why {
 		t.Errorf("templateError %q, want %q", got, why)
 	}
