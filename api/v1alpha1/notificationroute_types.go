@@ -168,8 +168,9 @@ type NotificationRouteSpec struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type NotificationRouteStatus struct {
-	// conditions hold Ready: whether the route can be used. One that cannot is
-	// skipped.
+	// conditions hold Ready: whether the route can be used, and its channels exist and
+	// may be used from its namespace. One that cannot be used is skipped; where a channel
+	// cannot, the requests that are routed to it wait.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -55,22 +56,28 @@ func (c *Channels) lookup(ctx context.Context, nr *v1alpha1.NotificationRequest)
 			objects[ref.Name] = console
 			continue
 		}
-		object := &v1alpha1.NotificationChannel{}
-		key := channelKey(nr, ref)
-		err := c.Reader.Get(ctx, key, object)
-		switch {
-		case apierrors.IsNotFound(err):
-			known[ref.Name] = channel{blocked: blocked(v1alpha1.ReasonChannelNotFound,
-				"there is no NotificationChannel %s: create it", key)}
-			continue
-		case err != nil:
-			known[ref.Name] = channel{blocked: unreadable("the channel", key, err)}
+		object, missing := c.find(ctx, channelKey(nr.Namespace, ref))
+		if object == nil {
+			known[ref.Name] = channel{blocked: missing}
 			continue
 		}
 		known[ref.Name] = c.describe(ctx, nr.Namespace, object)
 		objects[ref.Name] = object
 	}
 	return known, objects
+}
+
+// find returns a channel, or nil and why there is none to be had.
+func (c *Channels) find(ctx context.Context, key types.NamespacedName) (*v1alpha1.NotificationChannel, v1alpha1.DeliveryError) {
+	object := &v1alpha1.NotificationChannel{}
+	err := c.Reader.Get(ctx, key, object)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, blocked(v1alpha1.ReasonChannelNotFound, "there is no NotificationChannel %s: create it", key)
+	case err != nil:
+		return nil, unreadable("the channel", key, err)
+	}
+	return object, v1alpha1.DeliveryError{}
 }
 
 // describe says what the plan needs to know of a channel that a request in the
@@ -85,9 +92,8 @@ func (c *Channels) describe(ctx context.Context, namespace string, object *v1alp
 	}
 	key := client.ObjectKeyFromObject(object)
 	switch {
-	case namespace != object.Namespace && !allows(object, namespace):
-		ch.blocked = blocked(v1alpha1.ReasonNamespaceNotAllowed,
-			"the channel %s does not allow requests of namespace %s: add it to the channel's allowedNamespaces", key, namespace)
+	case !allows(object, namespace):
+		ch.blocked = notAllowed(key, namespace)
 	case isTrue(object.Spec.Suspend):
 		ch.blocked = blocked("ChannelSuspended", "the channel %s is suspended: set its suspend to false", key)
 	case err != nil:
@@ -112,8 +118,10 @@ func idempotent(spec *v1alpha1.NotificationChannelSpec) bool {
 // isTrue reads a field that is false where it is not given.
 func isTrue(field *bool) bool { return field != nil && *field }
 
+// allows reports whether requests of a namespace may use a channel.
 func allows(object *v1alpha1.NotificationChannel, namespace string) bool {
-	return slices.Contains(object.Spec.AllowedNamespaces, v1alpha1.NamespaceName(namespace)) ||
+	return namespace == object.Namespace ||
+		slices.Contains(object.Spec.AllowedNamespaces, v1alpha1.NamespaceName(namespace)) ||
 		slices.Contains(object.Spec.AllowedNamespaces, "*")
 }
 
@@ -138,12 +146,15 @@ func (c *Channels) revision(ctx context.Context, object *v1alpha1.NotificationCh
 	return hex.EncodeToString(sum[:16]), missing, nil
 }
 
-func channelKey(nr *v1alpha1.NotificationRequest, ref v1alpha1.ChannelReference) types.NamespacedName {
-	key := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
-	if key.Namespace == "" {
-		key.Namespace = nr.Namespace
-	}
-	return key
+// channelKey is the channel that an object of the given namespace refers to.
+func channelKey(namespace string, ref v1alpha1.ChannelReference) types.NamespacedName {
+	return types.NamespacedName{Namespace: cmp.Or(ref.Namespace, namespace), Name: ref.Name}
+}
+
+// notAllowed is why requests of a namespace may not use a channel.
+func notAllowed(key types.NamespacedName, namespace string) v1alpha1.DeliveryError {
+	return blocked(v1alpha1.ReasonNamespaceNotAllowed,
+		"the channel %s does not allow requests of namespace %s: add it to the channel's allowedNamespaces", key, namespace)
 }
 
 // unreadable blocks one channel, and no other, while something of it cannot be

@@ -302,7 +302,7 @@ func (r *NotificationRequestReconciler) publish(nr *v1alpha1.NotificationRequest
 func related(nr *v1alpha1.NotificationRequest, channel string) runtime.Object {
 	for _, ref := range allRefs(nr) {
 		if ref.Name == channel && channel != v1alpha1.ConsoleChannel {
-			key := channelKey(nr, ref)
+			key := channelKey(nr.Namespace, ref)
 			return &v1alpha1.NotificationChannel{
 				TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "NotificationChannel"},
 				ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},

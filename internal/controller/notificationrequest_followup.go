@@ -67,7 +67,7 @@ func (r *NotificationRequestReconciler) others(ctx context.Context, nr *v1alpha1
 			continue
 		}
 		for _, ref := range allRefs(other) {
-			if d := deliveryOf(&other.Status, ref.Name); d != nil && channelKey(other, ref) == channel {
+			if d := deliveryOf(&other.Status, ref.Name); d != nil && channelKey(other.Namespace, ref) == channel {
 				all = append(all, part{other, d})
 			}
 		}

@@ -31,7 +31,7 @@ func (r *NotificationRequestReconciler) history(channel types.NamespacedName) (l
 			refs = allRefs(nr)
 		}
 		for _, ref := range refs {
-			if channelKey(nr, ref) != channel {
+			if channelKey(nr.Namespace, ref) != channel {
 				continue
 			}
 			d := cmp.Or(deliveryOf(&nr.Status, ref.Name), &v1alpha1.Delivery{Channel: ref.Name, State: v1alpha1.DeliveryPending})

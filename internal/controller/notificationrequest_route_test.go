@@ -262,7 +262,7 @@ func TestAChannelWakesRequestsThatMayHaveBeenRoutedToIt(t *testing.T) {
 func TestARoutesStatusSaysWhetherItCanBeUsed(t *testing.T) {
 	route := newRoute("r")
 	cluster := fake.NewClientBuilder().WithScheme(testScheme(t)).WithObjects(route).WithStatusSubresource(route).Build()
-	r := &NotificationRouteReconciler{Client: cluster}
+	r := &NotificationRouteReconciler{Client: cluster, Channels: &Channels{Reader: cluster}}
 	look := func() string {
 		t.Helper()
 		if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(route)}); err != nil {
@@ -291,4 +291,49 @@ func TestARoutesStatusSaysWhetherItCanBeUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	look()
+}
+
+func TestARoutesStatusNamesTheChannelsThatCannotBeUsed(t *testing.T) {
+	suspended := newChannel(func(c *v1alpha1.NotificationChannel) { c.Spec.Suspend = new(true) })
+	closed := newChannel(func(c *v1alpha1.NotificationChannel) { c.Namespace, c.Name = "platform", "pager" })
+	route := newRoute("r", leadsTo("mail", ops, v1alpha1.ConsoleChannel, "far", "pager"))
+	for i, namespace := range map[int]string{3: "abroad", 4: "platform"} {
+		route.Spec.Channels[i].Namespace = namespace
+	}
+	scheme := testScheme(t)
+	cluster := fake.NewClientBuilder().WithScheme(scheme).WithObjects(route, newRoute("unconcerned"), suspended, closed).WithStatusSubresource(route).
+		WithIndex(&v1alpha1.NotificationRoute{}, leadsIndex, channelsOfRoute).Build()
+	var fault error
+	reader := interceptor.NewClient(cluster, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, object client.Object, opts ...client.GetOption) error {
+			if key.Namespace == "abroad" {
+				return errors.New("unable to get: abroad/far because of unknown namespace for the cache")
+			}
+			if fault != nil {
+				return fault
+			}
+			return c.Get(ctx, key, object, opts...)
+		},
+	})
+	r := &NotificationRouteReconciler{Client: cluster, Channels: &Channels{Reader: reader}}
+	key := client.ObjectKeyFromObject(route)
+	if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: key}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Get(t.Context(), key, route); err != nil {
+		t.Fatal(err)
+	}
+	c := meta.FindStatusCondition(route.Status.Conditions, v1alpha1.ConditionReady)
+	equal(t, "ready", fmt.Sprintf("%s %s: %s", c.Status, c.Reason, c.Message), "False ChannelNotFound: requests are routed by it, and messages wait: "+
+		"mail: there is no NotificationChannel shop/mail: create it; "+
+		"far: the controller does not look at the namespace abroad: add it to its --watch-namespaces; "+
+		"pager: the channel platform/pager does not allow requests of namespace shop: add it to the channel's allowedNamespaces")
+	equal(t, "routes of a channel that appears", r.routesOfChannel(t.Context(), newChannel(func(c *v1alpha1.NotificationChannel) { c.Name = "mail" })),
+		[]reconcile.Request{{NamespacedName: key}})
+	equal(t, "routes of one of that name elsewhere", len(r.routesOfChannel(t.Context(), newChannel(func(c *v1alpha1.NotificationChannel) { c.Namespace, c.Name = "platform", "mail" }))), 0)
+
+	fault = errors.New("the cache is not there")
+	if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: key}); err == nil {
+		t.Error("a channel that could not be read is not looked at again")
+	}
 }

@@ -182,7 +182,7 @@ func waitingFor(o client.Object) []string {
 	}
 	var keys []string
 	for _, ref := range allRefs(nr) {
-		keys = append(keys, channelKey(nr, ref).String())
+		keys = append(keys, channelKey(nr.Namespace, ref).String())
 	}
 	return keys
 }

@@ -212,7 +212,7 @@ func setup(mgr ctrl.Manager, o Options, requests *controller.NotificationRequest
 		mgr.Add(gate.witness),
 		requests.SetupWithManager(mgr, gate, metrics.Registry, o.MaxConcurrent),
 		(&controller.NotificationChannelReconciler{Client: mgr.GetClient(), Channels: channels, Health: health, Events: requests.Events}).SetupWithManager(mgr),
-		(&controller.NotificationRouteReconciler{Client: mgr.GetClient()}).SetupWithManager(mgr),
+		(&controller.NotificationRouteReconciler{Client: mgr.GetClient(), Channels: channels}).SetupWithManager(mgr),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("datastorage", gate.Check),
 		mgr.AddReadyzCheck("audit-store", store.Check),

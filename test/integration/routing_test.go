@@ -13,6 +13,7 @@ import (
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/test/harness"
+	"kubernaut.ai/notification/test/testenv"
 )
 
 // leads creates a route to channels of the stack's namespace and the console.
@@ -210,27 +211,29 @@ func TestQuietHoursHoldAMessageAndStatusSaysUntilWhen(t *testing.T) {
 	}
 }
 
+// says waits for a route's Ready condition.
+func (s *stack) says(route *v1alpha1.NotificationRoute, status metav1.ConditionStatus, reason, message string) {
+	s.t.Helper()
+	harness.Eventually(s.t, soon, func() error {
+		if err := s.kube.Get(s.t.Context(), client.ObjectKeyFromObject(route), route); err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(route.Status.Conditions, v1alpha1.ConditionReady)
+		if c == nil || c.Status != status || c.Reason != reason || c.Message != message || c.ObservedGeneration != route.Generation {
+			return fmt.Errorf("ready: %+v", c)
+		}
+		return nil
+	})
+}
+
 func TestARouteSaysWhetherItCanBeUsed(t *testing.T) {
 	t.Parallel()
 	s := run(t)
 	good := s.leads("good", []string{"console"}, order(20), goOn)
 	bad := s.leads("bad", []string{"console"}, order(10), where(v1alpha1.RouteMatcher{Attribute: "Severity", Matches: "a{1000}b{999}"}))
-	says := func(route *v1alpha1.NotificationRoute, status metav1.ConditionStatus, reason, message string) {
-		t.Helper()
-		harness.Eventually(t, soon, func() error {
-			if err := s.kube.Get(t.Context(), client.ObjectKeyFromObject(route), route); err != nil {
-				return err
-			}
-			c := meta.FindStatusCondition(route.Status.Conditions, v1alpha1.ConditionReady)
-			if c == nil || c.Status != status || c.Reason != reason || c.Message != message || c.ObservedGeneration != route.Generation {
-				return fmt.Errorf("ready: %+v", c)
-			}
-			return nil
-		})
-	}
 	const steps = "match[0].matches cannot be used: it takes 2001 steps, and 1000 are allowed: repeat less"
-	says(good, metav1.ConditionTrue, v1alpha1.ReasonRouteValid, "requests are routed by it")
-	says(bad, metav1.ConditionFalse, v1alpha1.ReasonInvalidPattern, "the route is skipped: "+steps)
+	s.says(good, metav1.ConditionTrue, v1alpha1.ReasonRouteValid, "requests are routed by it")
+	s.says(bad, metav1.ConditionFalse, v1alpha1.ReasonInvalidPattern, "the route is skipped: "+steps)
 	s.send("past-the-bad-one")
 	s.wait("past-the-bad-one", isSent, isRouted(v1alpha1.ReasonRouteMatched, "the route good leads to console; the route bad is skipped: "+steps))
 	got := table(t, "/apis/notification.kubernaut.ai/v1alpha1/namespaces/"+s.namespace+"/notificationroutes")
@@ -243,5 +246,43 @@ func TestARouteSaysWhetherItCanBeUsed(t *testing.T) {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
 	s.change(bad, func() { bad.Spec.Match = nil })
-	says(bad, metav1.ConditionTrue, v1alpha1.ReasonRouteValid, "requests are routed by it")
+	s.says(bad, metav1.ConditionTrue, v1alpha1.ReasonRouteValid, "requests are routed by it")
+}
+
+// Nothing but the channel changes, so that a route which is looked at by chance, or
+// after a while, does not pass.
+func TestARouteSaysWhichOfItsChannelsCannotBeUsedUntilTheyCan(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	shared := testenv.Namespace(t)
+	s.namespaces += "," + shared
+	s.startStorage()
+	s.startManager()
+	const valid = "requests are routed by it"
+	route := s.leads("alerts", []string{"late", "console"}, order(1), func(spec *v1alpha1.NotificationRouteSpec) {
+		spec.Channels = append(spec.Channels, v1alpha1.ChannelReference{Name: "shared", Namespace: shared})
+	})
+	late := "late: there is no NotificationChannel " + s.namespace + "/late: create it"
+	s.says(route, metav1.ConditionFalse, v1alpha1.ReasonChannelNotFound,
+		valid+", and messages wait: "+late+"; shared: there is no NotificationChannel "+shared+"/shared: create it")
+	s.says(s.leads("another", []string{"console"}, order(3)), metav1.ConditionTrue, v1alpha1.ReasonRouteValid, valid)
+	s.send("routed-all-the-same")
+	s.wait("routed-all-the-same", inState("console", v1alpha1.DeliverySent), inState("late", v1alpha1.DeliveryPending))
+
+	elsewhere := &v1alpha1.NotificationChannel{
+		ObjectMeta: metav1.ObjectMeta{Namespace: shared, Name: "shared"},
+		Spec:       v1alpha1.NotificationChannelSpec{Type: v1alpha1.ChannelFile, File: v1alpha1.FileChannel{Directory: "d"}},
+	}
+	s.create(elsewhere)
+	s.says(route, metav1.ConditionFalse, v1alpha1.ReasonChannelNotFound, valid+", and messages wait: "+late+
+		"; shared: the channel "+shared+"/shared does not allow requests of namespace "+s.namespace+": add it to the channel's allowedNamespaces")
+	channel := s.webhook("late")
+	s.says(route, metav1.ConditionFalse, v1alpha1.ReasonNamespaceNotAllowed, valid+
+		", and messages wait: shared: the channel "+shared+"/shared does not allow requests of namespace "+s.namespace+": add it to the channel's allowedNamespaces")
+	s.change(elsewhere, func() {
+		elsewhere.Spec.AllowedNamespaces = []v1alpha1.NamespaceName{v1alpha1.NamespaceName(s.namespace)}
+	})
+	s.says(route, metav1.ConditionTrue, v1alpha1.ReasonRouteValid, valid)
+	s.delete(channel)
+	s.says(route, metav1.ConditionFalse, v1alpha1.ReasonChannelNotFound, valid+", and messages wait: "+late)
 }
