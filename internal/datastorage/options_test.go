@@ -38,7 +38,8 @@ func TestBadFlagsSayWhatIsAllowed(t *testing.T) {
 		{"--tls-cert-dir=/does/not/exist", "--tls-cert-dir must be a directory"},
 		{"--log-format=xml", `--log-format is "xml"; allowed are json and console`},
 		{"--log-level=loud", `--log-level is "loud"; allowed are debug, info and error`},
-		{"serve", `argument "serve" is not known`},
+		{"verfy --database-url=sqlite:x", `argument "verfy" is not known; the commands are migrate and key, and verify where it comes first`},
+		{"--log-level=info verify", `argument "verify" is not known; the commands are migrate and key, and verify where it comes first`},
 		{"migrate now", `argument "now" is not known`},
 		{"--colour", "flag provided but not defined"},
 	}

@@ -63,6 +63,15 @@ func TestEachSettingThatIsNotAllowedIsNamedInOneSentence(t *testing.T) {
 	}
 }
 
+func TestAWordThatIsNoFlagIsRefusedInOneSentence(t *testing.T) {
+	for _, args := range [][]string{{"serve"}, {"--leader-elect", "serve"}, {"serve", "--leader-elect"}} {
+		const want = `"serve" is no flag; manager takes flags only, see manager -help`
+		if err := Main(t.Context(), args, io.Discard, io.Discard); err == nil || err.Error() != want {
+			t.Errorf("%q: error is %v, want %s", args, err, want)
+		}
+	}
+}
+
 // The program gets as far as looking for an API server where its settings are
 // allowed, and no further here.
 func TestTheRedisURLMayComeFromTheEnvironment(t *testing.T) {
