@@ -15,6 +15,8 @@ type refusal struct {
 	// at is the path that the answer names, path where it is empty.
 	at   string
 	want string
+	// alone says that nothing else is answered.
+	alone bool
 }
 
 const (
@@ -22,6 +24,7 @@ const (
 	badDirectory = "must be a relative path of names that begin with a letter or a digit and go on with letters, digits, '.', '_' and '-'"
 	noDuration   = "must be a duration such as 500ms, 30s, 15m or 1h30m: whole numbers, each with ms, s, m or h"
 	badName      = "has a name that is empty, longer than 63 characters, or contains a NUL character"
+	noTime       = "must be a time such as 2026-12-24T18:00:00Z or 2026-12-24T19:00:00+01:00"
 	gained       = "cannot gain or lose a field, suspend excepted: create a new NotificationRequest instead"
 )
 
@@ -219,6 +222,25 @@ func duration(path, first, last, message string) []refusal {
 	return refusals
 }
 
+// moment refuses what is no time, and what is one to the API server's date-time but
+// not to Go.
+func moment(path string) []refusal {
+	refusals := []refusal{{path: path, value: strings.Repeat("1", 65), want: "Too long: may not be more than 64 bytes"}}
+	for _, value := range []string{
+		"", "tomorrow", "2026-01-01", "2026-01-01 00:00:00Z", "2026-01-01T00:00:00", "2026-01-01T00:00Z", "2026-01-01T00:00:00+0100",
+		"2026-01-01t00:00:00Z", "2026-01-01T00:00:00z", "2026-01-01T00:00:00,5Z", "2026-13-01T00:00:00Z", "2026-01-32T00:00:00Z",
+		"2026-01-01T24:00:00Z", "2026-01-01T00:60:00Z", "2026-01-01T00:00:60Z", "2026-01-01T00:00:00+99:99",
+	} {
+		refusals = append(refusals, refusal{path: path, value: value, want: fmt.Sprintf("Invalid value: %q: %s", value, noTime), alone: true})
+	}
+	for _, value := range []string{
+		"2026-02-30T00:00:00Z", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00",
+	} {
+		refusals = append(refusals, refusal{path: path, value: value, want: noTime, alone: true})
+	}
+	return refusals
+}
+
 func secretRef(path string) []refusal {
 	return slices.Concat(text(path+".name", 1, 253), text(path+".key", 1, 253))
 }
@@ -249,6 +271,7 @@ var requestRefusals = slices.Concat(
 	word("spec.type", "Simple", "Escalation", "StatusUpdate", "Approval", "ManualReview", "Completion"),
 	word("spec.priority", "Critical", "High", "Medium", "Low"),
 	word("spec.mode", "Send", "DryRun"),
+	moment("spec.notBefore"),
 	text("spec.severity", 1, 64),
 	text("spec.correlationID", 1, 253),
 	text("spec.regarding.apiVersion", 1, 317),

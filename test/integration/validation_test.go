@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -36,6 +38,10 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 			}
 			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), r.want) {
 				t.Errorf("%s = %.60v:\n got %.600v\nwant %s%s", r.path, r.value, err, want, r.want)
+				continue
+			}
+			if status, ok := errors.AsType[*apierrors.StatusError](err); r.alone && (!ok || len(status.ErrStatus.Details.Causes) != 1) {
+				t.Errorf("%s = %.60v:\n got %.900v\nwant %s%s and nothing else", r.path, r.value, err, want, r.want)
 			}
 		}
 		return refusals
@@ -61,6 +67,12 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 	set(resumed.Object, "spec.suspend", nil)
 	if err := update(resumed); err != nil {
 		t.Errorf("suspend cannot be taken away: %v", err)
+	}
+	// A client in Go writes times in UTC, whatever it has read.
+	same := parse(t, validRequest, namespace)
+	set(same.Object, "spec.notBefore", "2026-01-01T01:30:00.000+01:30")
+	if err := update(same); err != nil {
+		t.Errorf("a time that is written in another way is refused: %v", err)
 	}
 
 	tried := try(validRequest, requestRefusals, create)
