@@ -9,7 +9,7 @@ type Header struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
-	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9!#$%&'*+.^_|~-]+$`
+	// +kubebuilder:validation:XValidation:rule="self.matches(r'^[A-Za-z0-9!#$%&\\x27*+.^_|~-]+$')",message="must be the name of a header, such as X-Team: letters, digits and !#$%&'*+-.^_|~"
 	Name string `json:"name,omitempty"`
 
 	// value is the header's value, for example production. Anybody who can read the

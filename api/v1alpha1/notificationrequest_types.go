@@ -55,7 +55,7 @@ type ChannelReference struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="must be the name of a NotificationChannel, such as slack-alerts, or console: lower case letters, digits, '-' and '.', beginning and ending with a letter or a digit"
 	Name string `json:"name,omitempty"`
 
 	// namespace is where the NotificationChannel lives, for example platform; the
