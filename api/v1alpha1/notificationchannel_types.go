@@ -49,6 +49,7 @@ type ProxyConfig struct {
 	// +kubebuilder:validation:MinLength=8
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != ''",message="must be an http or https URL with a host"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^[^/?#]*//[^/?#]*@')",message="has a user name or a password, which anybody who can read the channel could read: keep the whole URL in a Secret and name that in urlSecretRef"
 	URL string `json:"url,omitempty"`
 
 	// urlSecretRef is where the proxy's address is kept, for one with a password.

@@ -63,7 +63,7 @@ metadata: {name: valid}
 spec:
   type: Webhook
   webhook:
-    url: https://example.com/
+    url: https://example.com/@team?to=ops@example.com
     format: Alertmanager
     signingSecretRef: {name: s, key: k}
     headers: [{name: X-Team, value: a}, {name: Authorization, valueSecretRef: {name: s, key: k}}]
@@ -370,11 +370,24 @@ var changes = []refusal{
 const (
 	oneAddress = "needs exactly one of url and urlSecretRef"
 	noHeader   = "must be the name of a header, such as X-Team: letters, digits and !#$%&'*+-.^_|~"
+	openSecret = "has a user name or a password, which anybody who can read the channel could read: keep the whole URL in a Secret and name that in urlSecretRef"
 )
+
+// userinfo refuses URLs with a user name or a password, wherever a URL can have one.
+func userinfo(path, message string) []refusal {
+	var refusals []refusal
+	for _, value := range []string{
+		"https://me:word@example.com/", "http://me@example.com", "https://me:w%40rd@example.com:8443/a?b#c", "https://:word@[2001:db8::1]/", "HTTPS://@example.com/",
+	} {
+		refusals = append(refusals, refusal{path: path, value: value, want: message, alone: true})
+	}
+	return refusals
+}
 
 var webhookRefusals = slices.Concat(
 	word("spec.type", "Webhook", "Slack", "Teams", "Discord", "Email", "PagerDuty", "File"),
 	text("spec.webhook.url", 8, 2048),
+	userinfo("spec.webhook.url", openSecret),
 	word("spec.webhook.format", "JSON", "Alertmanager", "CloudEvents"),
 	secretRef("spec.webhook.signingSecretRef"),
 	text("spec.webhook.headers[0].name", 1, 128),
@@ -387,6 +400,7 @@ var webhookRefusals = slices.Concat(
 	secretRef("spec.tls.certSecretRef"),
 	secretRef("spec.tls.keySecretRef"),
 	text("spec.proxy.url", 8, 2048),
+	userinfo("spec.proxy.url", openSecret),
 	number("spec.rateLimit.messages", 1, 10000),
 	duration("spec.rateLimit.interval", "999ms", "24h1ms", "must be from 1s to 24h"),
 	number("spec.rateLimit.burst", 1, 1000),
@@ -511,6 +525,7 @@ var pagerDutyRefusals = slices.Concat(
 	text("spec.pagerDuty.group", 1, 255),
 	text("spec.pagerDuty.class", 1, 255),
 	text("spec.pagerDuty.clientURL", 8, 1024),
+	userinfo("spec.pagerDuty.clientURL", "has a user name or a password, which everybody who gets an alert could read: remove it"),
 	[]refusal{
 		{path: "spec.pagerDuty", at: "spec", want: "needs pagerDuty where type is PagerDuty, and must not have it otherwise"},
 		{path: "spec.pagerDuty.routingKeySecretRef", want: "Required value"},
