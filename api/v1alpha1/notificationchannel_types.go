@@ -106,13 +106,7 @@ type MessageTemplate struct {
 
 // NotificationChannelSpec says where messages go and how.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook')",message="needs webhook where type is Webhook, and must not have it otherwise"
-// +kubebuilder:validation:XValidation:rule="has(self.slack) == (self.type == 'Slack')",message="needs slack where type is Slack, and must not have it otherwise"
-// +kubebuilder:validation:XValidation:rule="has(self.teams) == (self.type == 'Teams')",message="needs teams where type is Teams, and must not have it otherwise"
-// +kubebuilder:validation:XValidation:rule="has(self.discord) == (self.type == 'Discord')",message="needs discord where type is Discord, and must not have it otherwise"
-// +kubebuilder:validation:XValidation:rule="has(self.pagerDuty) == (self.type == 'PagerDuty')",message="needs pagerDuty where type is PagerDuty, and must not have it otherwise"
-// +kubebuilder:validation:XValidation:rule="has(self.email) == (self.type == 'Email')",message="needs email where type is Email, and must not have it otherwise"
-// +kubebuilder:validation:XValidation:rule="has(self.file) == (self.type == 'File')",message="needs file where type is File, and must not have it otherwise"
+// +kubebuilder:validation:XValidation:rule="has(self.webhook) == (self.type == 'Webhook') && has(self.slack) == (self.type == 'Slack') && has(self.teams) == (self.type == 'Teams') && has(self.discord) == (self.type == 'Discord') && has(self.pagerDuty) == (self.type == 'PagerDuty') && has(self.email) == (self.type == 'Email') && has(self.file) == (self.type == 'File')",message="needs exactly one of webhook, slack, teams, discord, email, pagerDuty and file: the one that type names"
 // +kubebuilder:validation:XValidation:rule="self.type != 'File' || (!has(self.tls) && !has(self.proxy))",message="has tls or proxy, which the type File does not use: remove them"
 // +kubebuilder:validation:XValidation:rule="self.type != 'Email' || !has(self.proxy)",message="has proxy, which the type Email does not use: remove it"
 type NotificationChannelSpec struct {

@@ -371,6 +371,7 @@ const (
 	oneAddress = "needs exactly one of url and urlSecretRef"
 	noHeader   = "must be the name of a header, such as X-Team: letters, digits and !#$%&'*+-.^_|~"
 	openSecret = "has a user name or a password, which anybody who can read the channel could read: keep the whole URL in a Secret and name that in urlSecretRef"
+	oneMember  = "needs exactly one of webhook, slack, teams, discord, email, pagerDuty and file: the one that type names"
 )
 
 // userinfo refuses URLs with a user name or a password, wherever a URL can have one.
@@ -384,7 +385,31 @@ func userinfo(path, message string) []refusal {
 	return refusals
 }
 
+// members refuses a channel whose member is not the one of its type, or not the only
+// one.
+func members(own string) []refusal {
+	other := "Slack"
+	if own == "slack" {
+		other = "Teams"
+	}
+	refusals := []refusal{
+		{path: "spec." + own, at: "spec", want: oneMember, alone: true},
+		{path: "spec.type", value: other, at: "spec", want: oneMember, alone: true},
+	}
+	for member, value := range map[string]map[string]any{
+		"webhook": {"url": "https://example.com/"}, "slack": {"webhookURLSecretRef": someKey}, "teams": {"webhookURLSecretRef": someKey},
+		"discord": {"webhookURLSecretRef": someKey}, "pagerDuty": {"routingKeySecretRef": someKey}, "file": {"directory": "d"},
+		"email": {"host": "smtp.example.com", "from": "a@b.c", "to": []any{"d@e.f"}},
+	} {
+		if member != own {
+			refusals = append(refusals, refusal{path: "spec." + member, value: value, at: "spec", want: oneMember, alone: true})
+		}
+	}
+	return refusals
+}
+
 var webhookRefusals = slices.Concat(
+	members("webhook"),
 	word("spec.type", "Webhook", "Slack", "Teams", "Discord", "Email", "PagerDuty", "File"),
 	text("spec.webhook.url", 8, 2048),
 	userinfo("spec.webhook.url", openSecret),
@@ -429,12 +454,6 @@ var webhookRefusals = slices.Concat(
 		{path: "spec.allowedNamespaces[0]", value: "team-*", want: "must be a namespace's name, such as team-a, or * for all; no other pattern is known"},
 		{path: "spec.allowedNamespaces[0]", value: "Team", want: "must be a namespace's name, such as team-a, or * for all; no other pattern is known"},
 		{path: "spec.template", value: map[string]any{}, want: "should have at least 1 properties"},
-		{path: "spec.webhook", at: "spec", want: "needs webhook where type is Webhook, and must not have it otherwise"},
-		{path: "spec.slack", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
-		{path: "spec.teams", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs teams where type is Teams, and must not have it otherwise"},
-		{path: "spec.discord", value: map[string]any{"webhookURLSecretRef": someKey}, at: "spec", want: "needs discord where type is Discord, and must not have it otherwise"},
-		{path: "spec.pagerDuty", value: map[string]any{"routingKeySecretRef": someKey}, at: "spec", want: "needs pagerDuty where type is PagerDuty, and must not have it otherwise"},
-		{path: "spec.file", value: map[string]any{"directory": "d"}, at: "spec", want: "needs file where type is File, and must not have it otherwise"},
 	},
 )
 
@@ -449,9 +468,9 @@ const (
 )
 
 var slackHookRefusals = slices.Concat(
+	members("slack"),
 	secretRef("spec.slack.webhookURLSecretRef"),
 	[]refusal{
-		{path: "spec.slack", at: "spec", want: "needs slack where type is Slack, and must not have it otherwise"},
 		{path: "spec.slack.webhookURLSecretRef", at: "spec.slack", want: oneCredential},
 		{path: "spec.slack.botTokenSecretRef", value: someKey, at: "spec.slack", want: oneCredential},
 		{path: "spec.slack.channel", value: "C0123456789", at: "spec.slack", want: withChannel},
@@ -491,11 +510,11 @@ const (
 )
 
 var discordRefusals = slices.Concat(
+	members("discord"),
 	secretRef("spec.discord.webhookURLSecretRef"),
 	text("spec.discord.threadID", 1, 20),
 	text("spec.discord.username", 1, 80),
 	[]refusal{
-		{path: "spec.discord", at: "spec", want: "needs discord where type is Discord, and must not have it otherwise"},
 		{path: "spec.discord.webhookURLSecretRef", want: "Required value"},
 		{path: "spec.discord.threadID", value: "general", want: badThread},
 		{path: "spec.discord.threadID", value: "12345678901234", want: badThread},
@@ -508,15 +527,16 @@ var discordRefusals = slices.Concat(
 )
 
 var teamsRefusals = slices.Concat(
+	members("teams"),
 	secretRef("spec.teams.webhookURLSecretRef"),
 	[]refusal{
-		{path: "spec.teams", at: "spec", want: "needs teams where type is Teams, and must not have it otherwise"},
 		{path: "spec.teams.webhookURLSecretRef", want: "Required value"},
 		{path: "spec.teams.webhookURL", value: "https://x.environment.api.powerplatform.com/", want: `unknown field "spec.teams.webhookURL"`},
 	},
 )
 
 var pagerDutyRefusals = slices.Concat(
+	members("pagerDuty"),
 	secretRef("spec.pagerDuty.routingKeySecretRef"),
 	word("spec.pagerDuty.region", "US", "EU"),
 	word("spec.pagerDuty.dedupBy", "Request", "Correlation"),
@@ -527,7 +547,6 @@ var pagerDutyRefusals = slices.Concat(
 	text("spec.pagerDuty.clientURL", 8, 1024),
 	userinfo("spec.pagerDuty.clientURL", "has a user name or a password, which everybody who gets an alert could read: remove it"),
 	[]refusal{
-		{path: "spec.pagerDuty", at: "spec", want: "needs pagerDuty where type is PagerDuty, and must not have it otherwise"},
 		{path: "spec.pagerDuty.routingKeySecretRef", want: "Required value"},
 		{path: "spec.pagerDuty.routingKey", value: "e93facc04764012d7bfb002500d5d1a6", want: `unknown field "spec.pagerDuty.routingKey"`},
 		{path: "spec.pagerDuty.clientURL", value: "grafana.example.com", want: "must be an http or https URL with a host"},
@@ -554,6 +573,7 @@ func address(path string) []refusal {
 }
 
 var emailRefusals = slices.Concat(
+	members("email"),
 	text("spec.email.host", 1, 253),
 	number("spec.email.port", 1, 65535),
 	word("spec.email.encryption", "StartTLS", "TLS", "None"),
@@ -565,7 +585,6 @@ var emailRefusals = slices.Concat(
 	text("spec.email.auth.username", 1, 254),
 	secretRef("spec.email.auth.passwordSecretRef"),
 	[]refusal{
-		{path: "spec.email", at: "spec", want: "needs email where type is Email, and must not have it otherwise"},
 		{path: "spec.email.host", value: "smtp.example.com:587", want: badHost},
 		{path: "spec.email.host", value: "smtp://smtp.example.com", want: badHost},
 		{path: "spec.email.host", value: "smtp.example.com\n", want: badHost},
@@ -584,11 +603,11 @@ var emailRefusals = slices.Concat(
 )
 
 var fileRefusals = slices.Concat(
+	members("file"),
 	text("spec.file.directory", 1, 255),
 	[]refusal{
 		{path: "spec.file.directory", value: "../up", want: badDirectory},
 		{path: "spec.file.directory", value: "/abs", want: badDirectory},
-		{path: "spec.file", at: "spec", want: "needs file where type is File, and must not have it otherwise"},
 		{path: "spec.tls", value: map[string]any{"caSecretRef": map[string]any{"name": "s", "key": "k"}}, at: "spec", want: "has tls or proxy, which the type File does not use: remove them"},
 		{path: "spec.proxy", value: map[string]any{"url": "http://example.com/"}, at: "spec", want: "has tls or proxy, which the type File does not use: remove them"},
 	},
