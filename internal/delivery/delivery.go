@@ -56,7 +56,8 @@ type Message struct {
 	Follows  string
 	Replaces bool
 
-	// Attempt counts from 1. It is for logs and never part of the content.
+	// Attempt counts from 1, and no two attempts of one Key have the same. It is never
+	// part of the content.
 	Attempt int32
 }
 

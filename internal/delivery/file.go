@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -96,18 +97,24 @@ func makeSynced(root *os.Root, directory string) error {
 	return nil
 }
 
-// store puts the content under its final name and returns what is there then. The
-// temporary file is not truncated when it is opened: two writers of one key write the
-// same bytes, so that neither can spoil what the other is about to rename.
-func store(dir *os.Root, m *Message, content []byte) ([]byte, error) {
-	name, temporary := m.Key+".json", "."+m.Key+".tmp"
+// store puts the content under its final name and returns what is there then. Each
+// attempt has a temporary file of its own, since an earlier one may still be writing: in
+// a process that leads no more, or because it was given up.
+func store(dir *os.Root, m *Message, content []byte) (stored []byte, err error) {
+	name := m.Key + ".json"
+	defer func() {
+		for attempt := int32(0); stored != nil && attempt <= m.Attempt; attempt++ {
+			// Whose attempt is still writing finds what is stored.
+			_ = dir.Remove(temporary(m.Key, attempt))
+		}
+	}()
 	if found, err := findStored(dir, name, m); found != nil || err != nil {
 		return found, err
 	}
-	if err := writeSynced(dir, temporary, content); err != nil {
+	if err := writeSynced(dir, temporary(m.Key, m.Attempt), content); err != nil {
 		return nil, err
 	}
-	if err := dir.Rename(temporary, name); err != nil {
+	if err := dir.Rename(temporary(m.Key, m.Attempt), name); err != nil {
 		if found, findErr := findStored(dir, name, m); found != nil || findErr != nil {
 			return found, findErr
 		}
@@ -115,6 +122,8 @@ func store(dir *os.Root, m *Message, content []byte) ([]byte, error) {
 	}
 	return content, syncDir(dir, ".")
 }
+
+func temporary(key string, attempt int32) string { return fmt.Sprintf(".%s.%d.tmp", key, attempt) }
 
 // findStored returns the document of an earlier attempt, nil where there is none. It
 // may say something else, since a template or a link may have changed meanwhile.
@@ -135,19 +144,19 @@ func findStored(dir *os.Root, name string, m *Message) ([]byte, error) {
 	return found, syncDir(dir, ".")
 }
 
-func writeSynced(dir *os.Root, name string, content []byte) (err error) {
-	file, err := dir.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o640)
+// writeSynced makes a file that is not there yet, and leaves none that is not whole.
+func writeSynced(dir *os.Root, name string, content []byte) error {
+	file, err := dir.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if _, err := file.Write(content); err != nil {
-		return err
+	if _, err = file.Write(content); err == nil {
+		err = file.Sync()
 	}
-	if err := file.Truncate(int64(len(content))); err != nil {
-		return err
+	if err = errors.Join(err, file.Close()); err != nil {
+		_ = dir.Remove(name)
 	}
-	return file.Sync()
+	return err
 }
 
 func syncDir(dir *os.Root, name string) error {

@@ -1,9 +1,13 @@
 package delivery_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -102,24 +106,61 @@ func TestFileOfAnEarlierAttemptStaysAsItIs(t *testing.T) {
 	}
 }
 
-func TestFileTakesOverWhatACrashLeft(t *testing.T) {
-	for name, left := range map[string]string{
-		"nothing": "", "a part": wantDocument[:20], "more": wantDocument + strings.Repeat("x", 100), "other text": strings.Repeat("y", 50),
-	} {
-		t.Run(name, func(t *testing.T) {
-			root, m := t.TempDir(), fixedMessage()
-			if err := os.WriteFile(filepath.Join(root, "."+m.Key+".tmp"), []byte(left), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := newFile(t, root, "").Send(t.Context(), m); err != nil {
-				t.Fatal(err)
-			}
-			got := filesIn(t, root)
-			want := []sendertest.Arrival{{Key: m.Key, Content: []byte(wantDocument)}}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("files, want (-) and got (+):\n%s", diff)
-			}
-		})
+func TestFileTakesAwayWhatACrashLeft(t *testing.T) {
+	for name, left := range map[string]string{"nothing": "", "a part": wantDocument[:20], "all": wantDocument} {
+		for _, stored := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, stored %t", name, stored), func(t *testing.T) {
+				root, m := t.TempDir(), fixedMessage()
+				f := newFile(t, root, "")
+				if stored {
+					if _, err := f.Send(t.Context(), m); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := os.WriteFile(filepath.Join(root, fmt.Sprintf(".%s.%d.tmp", m.Key, m.Attempt)), []byte(left), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				m.Attempt++
+				if _, err := f.Send(t.Context(), m); err != nil {
+					t.Fatal(err)
+				}
+				got := filesIn(t, root)
+				want := []sendertest.Arrival{{Key: m.Key, Content: []byte(wantDocument)}}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("files, want (-) and got (+):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// Each of the attempts has a text of its own, as after a change of the channel's
+// template.
+func TestFileIsWholeThoughManyAttemptsWriteIt(t *testing.T) {
+	for range 20 {
+		root := t.TempDir()
+		f := newFile(t, root, "")
+		receipts := make([]delivery.Receipt, 8)
+		errs := make([]error, len(receipts))
+		var all sync.WaitGroup
+		for i := range receipts {
+			m := fixedMessage()
+			m.Attempt = int32(i + 1)
+			m.Body = strings.Repeat(string(rune('a'+i)), (i%3+1)<<16)
+			all.Go(func() { receipts[i], errs[i] = f.Send(t.Context(), m) })
+		}
+		all.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		got := filesIn(t, root)
+		if len(got) != 1 {
+			t.Fatalf("%d files, want 1", len(got))
+		}
+		is := delivery.ReceiptOf(got[0].Content)
+		if !slices.ContainsFunc(receipts, func(r delivery.Receipt) bool { return r.Digest == is.Digest }) {
+			t.Fatalf("the file is none of the documents:\n%.200s", got[0].Content)
+		}
 	}
 }
 

@@ -182,9 +182,11 @@ func testConcurrent(t *testing.T, h Harness) {
 	for i := range messages {
 		m := Message()
 		m.Body = strings.Repeat(fmt.Sprintf("line of message %d\n", i), 200)
-		for range attempts {
+		for n := range attempts {
+			attempt := *m
+			attempt.Attempt = int32(n + 1)
 			all.Go(func() {
-				receipt, err := c.Sender.Send(t.Context(), m)
+				receipt, err := c.Sender.Send(t.Context(), &attempt)
 				if err != nil {
 					t.Errorf("send: %v", err)
 				}
