@@ -183,21 +183,24 @@ func waitFor(reason string, class v1alpha1.ErrorClass, until time.Time, format s
 	return wait{err: hindrance(class, reason, format, args...), until: until}
 }
 
-// take lets one attempt begin.
-func (g *gate) take(now time.Time) {
+// take lets one attempt begin. It returns when the attempt began as a trial, zero where
+// it is none.
+func (g *gate) take(now time.Time) (trial time.Time) {
 	if g.limit != (limit{}) {
 		g.full = later(g.full, now).Add(g.limit.every)
 	}
 	if g.circuit.State != "" && !now.Before(g.circuit.NextTrialTime.Time) && !now.Before(g.trialEnd) {
 		g.circuit.State = v1alpha1.CircuitHalfOpen
-		g.trial, g.trialEnd = now, now.Add(g.timeout+outcomeGrace)
+		trial, g.trial, g.trialEnd = now, now, now.Add(g.timeout+outcomeGrace)
 	}
+	return trial
 }
 
-// giveBack undoes take for an attempt that was not made.
-func (g *gate) giveBack() {
+// giveBack undoes take, which returned trial, for an attempt that was not made. The trial
+// of another attempt goes on.
+func (g *gate) giveBack(trial time.Time) {
 	g.full = g.full.Add(-g.limit.every)
-	if g.circuit.State == v1alpha1.CircuitHalfOpen {
+	if g.circuit.State == v1alpha1.CircuitHalfOpen && g.trial.Equal(trial) {
 		g.circuit.State, g.trialEnd = v1alpha1.CircuitOpen, time.Time{}
 	}
 }

@@ -112,7 +112,7 @@ func TestTokensAreThereForTheBurstAndThenOneByOne(t *testing.T) {
 	})
 	equal(t, "too early", g.sendAt(born.Add(s-1)), false)
 	equal(t, "in time", g.sendAt(born.Add(s)), true)
-	g.giveBack()
+	g.giveBack(time.Time{})
 	equal(t, "what was not used", g.sendAt(born.Add(s)), true)
 	equal(t, "and no more", g.sendAt(born.Add(s)), false)
 }
@@ -216,13 +216,40 @@ func TestOpenCircuitLetsOneTrialThroughAfterGrowingPauses(t *testing.T) {
 func TestTrialThatIsNotMadeOrNeverEndsIsFollowedByAnother(t *testing.T) {
 	g := failing(t, transient())
 	until := g.circuit.NextTrialTime.Time
-	g.take(until)
-	g.giveBack()
+	g.giveBack(g.take(until))
 	equal(t, "state", g.circuit.State, v1alpha1.CircuitOpen)
 	equal(t, "the next trial", g.sendAt(until), true)
 	end := until.Add(10*time.Second + outcomeGrace)
 	equal(t, "before it must have ended", g.sendAt(end.Add(-1)), false)
 	equal(t, "after that", g.sendAt(end), true)
+}
+
+// One whose time is up passes by the circuit, and one is the trial of a configuration that
+// has changed since: neither is made, while another is on its way.
+func TestATrialGoesOnThoughAnotherAttemptIsNotMade(t *testing.T) {
+	for name, other := range map[string]func(g *gate, now time.Time) (trial time.Time){
+		"a last chance": func(g *gate, now time.Time) time.Time {
+			g.take(now)
+			return g.take(now.Add(time.Second))
+		},
+		"the trial before": func(g *gate, now time.Time) time.Time {
+			trial := g.take(now)
+			g.learn(newChannel(), "B", now.Add(time.Second))
+			g.take(now.Add(time.Second))
+			return trial
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := failing(t, transient())
+			until := g.circuit.NextTrialTime.Time
+			trial := other(g, until)
+			g.giveBack(trial)
+			equal(t, "state", g.circuit.State, v1alpha1.CircuitHalfOpen)
+			equal(t, "another trial", g.sendAt(until.Add(2*time.Second)), false)
+			g.judge(outcome{config: g.config, started: until.Add(time.Second), finished: until.Add(2 * time.Second), err: transient()})
+			equal(t, "failed trials", g.circuit.FailedTrials, int32(1))
+		})
+	}
 }
 
 func TestChangedConfigurationIsTriedAtOnce(t *testing.T) {

@@ -28,6 +28,8 @@ type attempt struct {
 	message *delivery.Message
 	// started is when the attempt began, as status has it.
 	started time.Time
+	// trial is when it began as a trial of the channel, zero where it is none.
+	trial time.Time
 	// latest is when the attempt must have ended, long enough before anybody else
 	// takes it to be in doubt. A process that was held up ends it unsent.
 	latest time.Time
@@ -46,7 +48,7 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		key := client.ObjectKeyFromObject(object)
 		// Nothing is taken yet that a template which panics would keep.
 		m, failure := fill(object, message(nr, d.Channel, d.Attempts+1))
-		w, ok := r.sends.acquire(wish{
+		trial, w, ok := r.sends.acquire(wish{
 			channel: object, config: known[d.Channel].config, request: client.ObjectKeyFromObject(nr),
 			created: nr.CreationTimestamp.Time, lastChance: lastChanceOf(nr, d.Channel, known[d.Channel]),
 		})
@@ -61,7 +63,7 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 			err = r.follow(ctx, nr, d, object)
 		}
 		if err != nil {
-			r.sends.cancel(key)
+			r.sends.cancel(key, trial)
 			d.LastError = unusable(key, err)
 			d.HeldConfig = known[d.Channel].config
 			d.NextAttemptTime = micro(time.Now().Add(recheck))
@@ -72,7 +74,7 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 		join(m, d)
 		begun = append(begun, attempt{
 			channel: known[d.Channel], name: d.Channel, object: key, number: d.Attempts, sender: sender, message: m, started: d.StartedTime.Time,
-			latest: d.AttemptDeadline.Add(-outcomeGrace / 2),
+			trial: trial, latest: d.AttemptDeadline.Add(-outcomeGrace / 2),
 		})
 	}
 	return begun
@@ -92,7 +94,7 @@ func (r *NotificationRequestReconciler) giveUp(nr *v1alpha1.NotificationRequest,
 		if !apierrors.IsConflict(err) {
 			r.sends.doubtIntent(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.started)
 		}
-		r.sends.cancel(a.object)
+		r.sends.cancel(a.object, a.trial)
 	}
 }
 

@@ -33,7 +33,7 @@ func newTestSends(wake func(types.NamespacedName)) *sends {
 
 // want has a request, all of the same age, ask for a place on a channel without limits.
 func (s *sends) want(channel, request types.NamespacedName) bool {
-	_, ok := s.acquire(wish{
+	_, _, ok := s.acquire(wish{
 		channel: &v1alpha1.NotificationChannel{ObjectMeta: metav1.ObjectMeta{Namespace: channel.Namespace, Name: channel.Name}},
 		request: request, created: born, lastChance: born.Add(24 * time.Hour),
 	})
@@ -115,7 +115,7 @@ func TestLastChanceIsGivenThoughThePlaceWasPromisedBefore(t *testing.T) {
 	s, woken := crowded(t)
 	last := time.Now().Add(-time.Second)
 	wanted := wish{channel: newChannel(), config: "A", request: requestKey(20), created: born, lastChance: last}
-	_, ok := s.acquire(wanted)
+	_, _, ok := s.acquire(wanted)
 	equal(t, "while all places are taken", ok, false)
 	s.looked(wanted.request)
 	s.release(place)
@@ -127,10 +127,10 @@ func TestLastChanceIsGivenThoughThePlaceWasPromisedBefore(t *testing.T) {
 	})
 	late := wanted
 	late.request, late.lastChance = requestKey(21), time.Now().Add(time.Hour)
-	w, ok := s.acquire(late)
+	_, w, ok := s.acquire(late)
 	equal(t, "another one", ok, false)
 	equal(t, "waits for", w.err.Reason, reasonCircuitOpen)
-	_, ok = s.acquire(wanted)
+	_, _, ok = s.acquire(wanted)
 	equal(t, "its last chance", ok, true)
 }
 

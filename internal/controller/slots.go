@@ -82,12 +82,13 @@ type wish struct {
 }
 
 // acquire takes a place on a channel, or puts the request in line for one and says
-// what it waits for: nothing that needs saying where all places are taken.
-func (s *sends) acquire(a wish) (w wait, ok bool) {
+// what it waits for: nothing that needs saying where all places are taken. trial is for
+// cancel.
+func (s *sends) acquire(a wish) (trial time.Time, w wait, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return wait{}, false
+		return trial, wait{}, false
 	}
 	now, key := time.Now(), client.ObjectKeyFromObject(a.channel)
 	c := s.slots[key]
@@ -121,7 +122,7 @@ func (s *sends) acquire(a wish) (w wait, ok bool) {
 			ok = !g.token(len(c.reserved), now).After(now)
 		}
 		if ok {
-			g.take(now)
+			trial = g.take(now)
 		}
 	})
 	waiting := c.waiting[a.request] != nil
@@ -137,7 +138,7 @@ func (s *sends) acquire(a wish) (w wait, ok bool) {
 		s.wg.Add(1)
 	}
 	s.next(key, types.NamespacedName{})
-	return w, ok
+	return trial, w, ok
 }
 
 func (s *sends) number() int64 {
@@ -178,8 +179,8 @@ func (s *sends) release(channel types.NamespacedName) {
 }
 
 // cancel gives a place back whose attempt was not made.
-func (s *sends) cancel(channel types.NamespacedName) {
-	s.health.use(channel, (*gate).giveBack)
+func (s *sends) cancel(channel types.NamespacedName, trial time.Time) {
+	s.health.use(channel, func(g *gate) { g.giveBack(trial) })
 	s.release(channel)
 }
 
