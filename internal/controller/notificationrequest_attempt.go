@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -88,12 +87,11 @@ func unusable(channel types.NamespacedName, err error) v1alpha1.DeliveryError {
 	return unreadable("what an attempt needs of the channel", channel, err)
 }
 
-// giveUp gives up attempts whose intent was not committed, as far as is known.
-func (r *NotificationRequestReconciler) giveUp(nr *v1alpha1.NotificationRequest, begun []attempt, err error) {
+// giveUp gives up attempts whose intent was not committed, as far as is known: it may
+// be in status whatever the answer was, also where a write has met its own repetition.
+func (r *NotificationRequestReconciler) giveUp(nr *v1alpha1.NotificationRequest, begun []attempt) {
 	for _, a := range begun {
-		if !apierrors.IsConflict(err) {
-			r.sends.doubtIntent(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.started)
-		}
+		r.sends.doubtIntent(client.ObjectKeyFromObject(nr), nr.UID, a.name, a.started)
 		r.sends.cancel(a.object, a.trial)
 	}
 }

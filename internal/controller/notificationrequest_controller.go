@@ -164,7 +164,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 	setAcknowledged(nr, p.links, p.now)
 	summarize(nr, p.now)
 	if err := r.writeStatus(ctx, base, nr); err != nil {
-		r.giveUp(nr, begun, err)
+		r.giveUp(nr, begun)
 		return ctrl.Result{}, err
 	}
 	r.settleDuplicates(key, "")

@@ -2,8 +2,10 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -187,10 +189,27 @@ func (r *NotificationRequestReconciler) claim(ctx context.Context, base, nr *v1a
 		resource := v1alpha1.SchemeGroupVersion.WithResource("notificationrequests").GroupResource()
 		return apierrors.NewConflict(resource, nr.Name, fmt.Errorf("the request %s was first", original.Name))
 	}
-	if err = write(); err != nil && !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) {
+	if err = write(); err != nil && !unwritten(err) {
 		r.dedup.doubt(nr)
 	}
 	return err
+}
+
+// unwritten reports whether the API server's answer says that a write was not made, which
+// an admission policy may bring about for ever. A conflict does not say so: client-go by
+// itself repeats a write whose answer carries Retry-After, and the repetition meets the
+// first. Nor does 408 or 429, which such a repetition may meet as well.
+func unwritten(err error) bool {
+	e, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok {
+		return false
+	}
+	switch code := e.ErrStatus.Code; code {
+	case http.StatusConflict, http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	default:
+		return code >= 400 && code < 500
+	}
 }
 
 // findOriginal returns what there is to say of the request that nr repeats, or may repeat.

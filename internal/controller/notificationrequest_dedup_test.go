@@ -2,11 +2,13 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -132,14 +134,17 @@ func TestNoneOfAGroupIsSentWhileNobodyKnowsIfAnotherIs(t *testing.T) {
 	named := func(name string) func(*v1alpha1.NotificationRequest) {
 		return func(nr *v1alpha1.NotificationRequest) { nr.Name, nr.UID = name, types.UID("uid-of-"+name) }
 	}
-	for name, tt := range map[string]struct {
-		gone       bool // before anybody has looked at it again
-		suppressed bool
+	for _, tt := range []struct {
+		name string
+		gone bool // before anybody has looked at it again
+		lose string
 	}{
-		"it is":   {suppressed: true},
-		"is gone": {gone: true},
+		{name: "it is, and its answer is lost", lose: "its answer is lost"},
+		{name: "it is, and its repetition meets it", lose: "its repetition meets it"},
+		{name: "is gone", gone: true, lose: "its answer is lost"},
+		{name: "is gone, and its repetition has met it", gone: true, lose: "its repetition meets it"},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			object, calls := receiver(t, accept)
 			other := newRequest(dedup, named("other"))
 			other.CreationTimestamp = metav1.NewTime(time.Now())
@@ -158,10 +163,9 @@ func TestNoneOfAGroupIsSentWhileNobodyKnowsIfAnotherIs(t *testing.T) {
 			if err := b.wake.start(t.Context(), queue); err != nil {
 				t.Fatal(err)
 			}
-			b.loseNext.Store(true)
-			if _, err := b.look(); err == nil {
-				t.Fatal("no error")
-			}
+			lostWrites[tt.lose](b)
+			_, _ = b.look()
+			equal(t, "calls", calls.Load(), int32(0))
 			b.key = client.ObjectKeyFromObject(other)
 			b.mustLook()
 			equal(t, "the other waits for", b.stored().Status.DuplicateOf.Name, first.Name)
@@ -187,7 +191,34 @@ func TestNoneOfAGroupIsSentWhileNobodyKnowsIfAnotherIs(t *testing.T) {
 			if b.mustLook(); tt.gone {
 				b.ended()
 			}
-			equal(t, "suppressed", b.stored().Status.DuplicateOf.SuppressedTime != nil, tt.suppressed)
+			equal(t, "suppressed", b.stored().Status.DuplicateOf.SuppressedTime != nil, !tt.gone)
+			equal(t, "sent", calls.Load(), int32(1))
+			equal(t, "kept", len(b.dedup.doubted)+len(b.dedup.waiting), 0)
+		})
+	}
+}
+
+// Somebody has forbidden that one request is written, with an admission policy for
+// example. It holds up no other of its group.
+func TestARequestThatMayNotBeWrittenStandsForNobody(t *testing.T) {
+	resource := v1alpha1.SchemeGroupVersion.WithResource("notificationrequests").GroupResource()
+	for name, refusal := range map[string]error{
+		"forbidden":     apierrors.NewForbidden(resource, "order-7", errors.New("a policy says so")),
+		"invalid":       apierrors.NewInvalid(v1alpha1.SchemeGroupVersion.WithKind("NotificationRequest").GroupKind(), "order-7", nil),
+		"a bad request": apierrors.NewBadRequest("a webhook says so"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dedup := func(nr *v1alpha1.NotificationRequest) { nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"} }
+			object, calls := receiver(t, accept)
+			other := newRequest(dedup, func(nr *v1alpha1.NotificationRequest) { nr.Name, nr.UID = "other", "uid-of-other" })
+			other.CreationTimestamp = metav1.NewTime(time.Now())
+			b := newBench(t, newRequest(dedup), object, other)
+			b.failNext.Store(&refusal)
+			if _, err := b.look(); err == nil {
+				t.Fatal("no error")
+			}
+			b.key = client.ObjectKeyFromObject(other)
+			b.send()
 			equal(t, "sent", calls.Load(), int32(1))
 			equal(t, "kept", len(b.dedup.doubted)+len(b.dedup.waiting), 0)
 		})

@@ -41,7 +41,7 @@ var mutants = []mutant{
 	}}},
 	{name: "R2 sent before the intent is written", faults: "the (intent|send)$|API server: (reset|refuse)", setup: oneSQLite, edits: []edit{{
 		controllerDir + "controller.go",
-		"	summarize(nr, p.now)\n	if err := r.writeStatus(ctx, base, nr); err != nil {\n		r.giveUp(nr, begun, err)\n",
+		"	summarize(nr, p.now)\n	if err := r.writeStatus(ctx, base, nr); err != nil {\n		r.giveUp(nr, begun)\n",
 		"	summarize(nr, p.now)\n	r.start(ctx, nr, begun)\n	started := begun\n	begun = nil\n	if err := r.writeStatus(ctx, base, nr); err != nil {\n		_ = started\n",
 	}}},
 	{name: "R3 success recorded before the channel accepted", faults: "the sinks: reset", setup: oneSQLite, edits: []edit{{
