@@ -135,9 +135,18 @@ func waits(nr *v1alpha1.NotificationRequest) bool {
 // has reached no channel yet: not where nobody knows when that ends, where it ends
 // too late for nr to be sent in its place, or where nr is what passes quiet hours.
 func waitsFor(nr, other *v1alpha1.NotificationRequest) bool {
-	return other.Status.FinishedTime == nil && !isTrue(other.Spec.Suspend) &&
-		(nr.Spec.Priority != v1alpha1.PriorityCritical || other.Spec.Priority == v1alpha1.PriorityCritical) &&
+	return mayReach(other) && (nr.Spec.Priority != v1alpha1.PriorityCritical || other.Spec.Priority == v1alpha1.PriorityCritical) &&
 		!lastDeadline(other).After(lastDeadline(nr).Add(nr.Spec.Dedup.Window.Value()))
+}
+
+// mayReach reports whether a request that is sent may yet turn out to have reached a
+// channel. A suspended one may by an attempt that is in flight or held in doubt, which
+// ends at the deadline at the latest.
+func mayReach(nr *v1alpha1.NotificationRequest) bool {
+	return nr.Status.FinishedTime == nil && (!isTrue(nr.Spec.Suspend) ||
+		slices.ContainsFunc(nr.Status.Deliveries, func(d v1alpha1.Delivery) bool {
+			return d.State == v1alpha1.DeliveryInFlight || d.State == v1alpha1.DeliveryAmbiguous
+		}))
 }
 
 // lastDeadline is when the last of a request's deliveries has failed.
@@ -270,8 +279,7 @@ func (r *NotificationRequestReconciler) wakeAll(namespace string, names map[stri
 // any more. The answer to the write that first said so may have been lost, so that each
 // further look at nr does the same; it finds nobody then.
 func (r *NotificationRequestReconciler) wakeDuplicates(nr *v1alpha1.NotificationRequest) {
-	settles := reached(&nr.Status) || nr.Status.FinishedTime != nil || isTrue(nr.Spec.Suspend)
-	if nr.Spec.Dedup.Key == "" || len(nr.Status.Deliveries) == 0 || !settles {
+	if nr.Spec.Dedup.Key == "" || len(nr.Status.Deliveries) == 0 || mayReach(nr) && !reached(&nr.Status) {
 		return
 	}
 	r.wakeAll(nr.Namespace, r.dedup.take(groupOf(nr)))

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"testing"
@@ -301,4 +302,80 @@ func TestARequestThatEscalatesAtOnceDoesNotAskAgainIfItHasToWait(t *testing.T) {
 	equal(t, "deliveries", len(d), 2)
 	equal(t, "states", []v1alpha1.DeliveryState{d[0].State, d[1].State}, []v1alpha1.DeliveryState{v1alpha1.DeliverySkipped, v1alpha1.DeliverySent})
 	equal(t, "calls", calls.Load(), int32(0))
+}
+
+// A request is suspended while its attempt is in flight. Those that repeat it wait for
+// what comes of that, and for nothing else.
+func TestOneThatIsSuspendedStandsForOthersAsLongAsItMayHaveArrived(t *testing.T) {
+	dedup := func(nr *v1alpha1.NotificationRequest) { nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"} }
+	status := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+	}
+	hangUp := func(w http.ResponseWriter, _ *http.Request) {
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			_ = conn.Close()
+		}
+	}
+	for name, tt := range map[string]struct {
+		handle http.HandlerFunc // of the first attempt, every other one is accepted
+		word   string           // about a doubt
+		want   int32            // messages, the first one included
+		waits  bool             // still, in the end
+	}{
+		"it arrives":                             {handle: status(http.StatusOK), want: 1},
+		"it does not arrive":                     {handle: status(http.StatusServiceUnavailable), want: 2},
+		"it is in doubt and has arrived":         {handle: hangUp, word: "Sent", want: 1},
+		"it is in doubt and has not arrived":     {handle: hangUp, word: "Failed", want: 2},
+		"it is in doubt, and nobody says a word": {handle: hangUp, want: 1, waits: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			begun, answer := make(chan struct{}), make(chan struct{})
+			end := sync.OnceFunc(func() { close(answer) })
+			var once sync.Once
+			object, calls := receiver(t, func(w http.ResponseWriter, r *http.Request) {
+				once.Do(func() {
+					_, _ = io.Copy(io.Discard, r.Body)
+					close(begun)
+					<-answer
+					tt.handle(w, r)
+				})
+			})
+			t.Cleanup(end)
+			other := newRequest(dedup, func(nr *v1alpha1.NotificationRequest) { nr.Name, nr.UID = "other", "uid-of-other" })
+			other.CreationTimestamp, other.Finalizers = metav1.NewTime(time.Now().Truncate(time.Second)), []string{v1alpha1.Finalizer}
+			b := newBench(t, newRequest(dedup, withPolicy(v1alpha1.AmbiguousHold)), object, other)
+			first, second := b.key, client.ObjectKeyFromObject(other)
+			change := func(f func(*v1alpha1.NotificationRequest)) {
+				nr := b.stored()
+				f(nr)
+				if err := b.cluster.Update(t.Context(), nr); err != nil {
+					t.Fatal(err)
+				}
+				b.mustLook()
+			}
+			b.mustLook()
+			<-begun
+			change(func(nr *v1alpha1.NotificationRequest) { nr.Spec.Suspend = new(true) })
+			b.key = second
+			equal(t, "looked at again while it is in flight", b.mustLook(), originalRecheck)
+
+			b.key = first
+			end()
+			b.ended()
+			if tt.word != "" {
+				b.key = second
+				equal(t, "looked at again while it is in doubt", b.mustLook(), originalRecheck)
+				b.key = first
+				change(func(nr *v1alpha1.NotificationRequest) {
+					nr.Annotations = map[string]string{v1alpha1.ResolveAnnotation: ops + "=" + tt.word}
+				})
+			}
+			b.key = second
+			if b.mustLook(); tt.want == 2 {
+				b.ended()
+			}
+			equal(t, "messages", calls.Load(), tt.want)
+			equal(t, "suppressed", b.stored().Status.DuplicateOf.SuppressedTime != nil, tt.want == 1 && !tt.waits)
+		})
+	}
 }
