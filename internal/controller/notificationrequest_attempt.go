@@ -68,6 +68,11 @@ func (r *NotificationRequestReconciler) begin(ctx context.Context, nr *v1alpha1.
 			d.NextAttemptTime = micro(time.Now().Add(recheck))
 			continue
 		}
+		if d.State == v1alpha1.DeliveryAmbiguous || d.State == v1alpha1.DeliverySent {
+			// What it should have replaced must stay, and the policy sends nothing else unasked.
+			r.sends.cancel(key, trial)
+			continue
+		}
 		begin(d, known[d.Channel], time.Now())
 		d.TemplateError = failure
 		join(m, d)

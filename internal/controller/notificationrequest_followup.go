@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,7 +26,7 @@ func (r *NotificationRequestReconciler) follow(ctx context.Context, nr *v1alpha1
 			return nil
 		}
 	case follows(d) && (slack == nil || !strings.HasPrefix(d.FollowUp.ExternalID, slack.Channel+"/")):
-		unfollow(d, v1alpha1.FollowUpSeparate)
+		unfollow(nr, d, v1alpha1.FollowUpSeparate, time.Now())
 		return nil
 	case d.FollowUp.Mode != v1alpha1.FollowUpUpdate:
 		return nil
@@ -38,7 +39,7 @@ func (r *NotificationRequestReconciler) follow(ctx context.Context, nr *v1alpha1
 		d.FollowUp = followUp(nr, slack, others)
 	}
 	if d.FollowUp.Mode == v1alpha1.FollowUpUpdate && !replaceable(nr, d.FollowUp.ExternalID, others) {
-		unfollow(d, v1alpha1.FollowUpReply)
+		unfollow(nr, d, v1alpha1.FollowUpReply, time.Now())
 	}
 	return nil
 }
@@ -117,14 +118,31 @@ func replaceable(nr *v1alpha1.NotificationRequest, id string, others []part) boo
 }
 
 // unfollow changes how a message is shown from now on. Where an attempt to replace
-// another may have done so, the message may be shown twice then.
-func unfollow(d *v1alpha1.Delivery, mode v1alpha1.FollowUpMode) {
+// another may have done so, the message may be shown twice then. An attempt in doubt was
+// harmless until now, and is for the request's policy to decide on from here: it may be
+// held, or taken as sent.
+func unfollow(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, mode v1alpha1.FollowUpMode, at time.Time) {
+	replaced := d.FollowUp.Mode == v1alpha1.FollowUpUpdate
+	d.FollowUp.Mode = mode
 	// What an attempt met that status does not keep any more, nobody knows.
 	unknown := int(d.Attempts) > len(d.AttemptFailures)
-	if d.FollowUp.Mode == v1alpha1.FollowUpUpdate && (unknown || slices.ContainsFunc(d.AttemptFailures, mayHaveArrived)) {
+	doubted := slices.ContainsFunc(d.AttemptFailures, func(f v1alpha1.AttemptFailure) bool { return f.Error.Class == v1alpha1.ErrorAmbiguous })
+	switch {
+	case !replaced:
+	case doubted && nr.Spec.OnAmbiguous == v1alpha1.AmbiguousAssumeSent:
+		d.LastError, d.HeldConfig = replacedInDoubt, ""
+		sent(nr, d, at)
+	case (doubted || unknown) && nr.Spec.OnAmbiguous == v1alpha1.AmbiguousHold:
+		d.LastError, d.HeldConfig, d.NextAttemptTime = replacedInDoubt, "", nil
+		d.State = v1alpha1.DeliveryAmbiguous
+	case unknown || slices.ContainsFunc(d.AttemptFailures, mayHaveArrived):
 		d.PossibleDuplicate = new(true)
 	}
-	d.FollowUp.Mode = mode
+}
+
+var replacedInDoubt = v1alpha1.DeliveryError{
+	Class: v1alpha1.ErrorAmbiguous, Reason: "OutcomeUnknown",
+	Message: "the message cannot take the place of another any more, and nobody knows whether an earlier attempt has put it there",
 }
 
 // mayHaveArrived reports whether an attempt is in doubt, or met an error of which

@@ -62,9 +62,8 @@ func (i *incident) tell(name string, change ...func(*v1alpha1.NotificationReques
 	i.key = types.NamespacedName{Namespace: nr.Namespace, Name: name}
 }
 
-// attempt makes the next attempt from its beginning to its end, now, and returns what
-// came of it.
-func (i *incident) attempt() v1alpha1.Delivery {
+// due has the next attempt due and looks at the request.
+func (i *incident) due() {
 	i.t.Helper()
 	i.update(func(nr *v1alpha1.NotificationRequest) {
 		for n := range nr.Status.Deliveries {
@@ -72,6 +71,13 @@ func (i *incident) attempt() v1alpha1.Delivery {
 		}
 	})
 	i.mustLook()
+}
+
+// attempt makes the next attempt from its beginning to its end, now, and returns what
+// came of it.
+func (i *incident) attempt() v1alpha1.Delivery {
+	i.t.Helper()
+	i.due()
 	equal(i.t, "state of what is due", i.stored().Status.Deliveries[0].State, v1alpha1.DeliveryInFlight)
 	return i.end()
 }
@@ -354,6 +360,62 @@ func TestAnUpdateInDoubtThatIsThenSentByItselfMayBeADuplicate(t *testing.T) {
 	}
 }
 
+func TestWhetherAnUpdateInDoubtIsSentByItselfIsForThePolicyToSay(t *testing.T) {
+	for name, part := range map[string]func(i *incident){
+		"Slack refuses that it is changed": func(i *incident) {
+			i.slack.Refuse("edit_window_closed")
+			i.due()
+			i.ended()
+		},
+		"a newer one is there": func(i *incident) {
+			key := i.key
+			i.say("newer", ofType("Completion"))
+			i.key = key
+			i.due()
+		},
+		"the channel posts elsewhere": func(i *incident) {
+			channel := i.channel()
+			channel.Generation++
+			channel.Spec.Slack.Channel = "C0000000001"
+			if err := i.cluster.Update(i.t.Context(), channel); err != nil {
+				i.t.Fatal(err)
+			}
+			i.due()
+		},
+	} {
+		for policy, want := range map[v1alpha1.AmbiguousPolicy]v1alpha1.DeliveryState{
+			v1alpha1.AmbiguousHold: v1alpha1.DeliveryAmbiguous, v1alpha1.AmbiguousAssumeSent: v1alpha1.DeliverySent,
+		} {
+			t.Run(name+", "+string(policy), func(t *testing.T) {
+				i := newIncident(t, update)
+				i.say("first")
+				i.tell("next", ofType("StatusUpdate"), withPolicy(policy))
+				i.slack.Lose()
+				equal(t, "state", i.attempt().State, v1alpha1.DeliveryRetrying)
+				part(i)
+				nr := i.stored()
+				checkSchema(t, nr)
+				d := nr.Status.Deliveries[0]
+				equal(t, "state when it would be sent by itself", d.State, want)
+				equal(t, "why", d.LastError, replacedInDoubt)
+				equal(t, "messages", len(i.slack.Messages()), 1)
+				equal(t, "places taken", len(i.sends.slots), 0)
+				if policy == v1alpha1.AmbiguousHold {
+					nr.Annotations = map[string]string{v1alpha1.ResolveAnnotation: ops + "=Retry"}
+					if err := i.cluster.Update(t.Context(), nr); err != nil {
+						t.Fatal(err)
+					}
+					i.mustLook()
+					d = i.attempt()
+					equal(t, "state after a word", d.State, v1alpha1.DeliverySent)
+					equal(t, "possible duplicate", isTrue(d.PossibleDuplicate), true)
+					equal(t, "messages", len(i.slack.Messages()), 2)
+				}
+			})
+		}
+	}
+}
+
 func TestAnUpdateWasInDoubtThoughStatusKeepsThatAttemptNoMore(t *testing.T) {
 	l := newLab(t)
 	l.plan()
@@ -366,7 +428,7 @@ func TestAnUpdateWasInDoubtThoughStatusKeepsThatAttemptNoMore(t *testing.T) {
 		l.attempt(ops, refused())
 	}
 	equal(t, "attempts that status keeps", len(l.delivery(ops).AttemptFailures), maxFailures)
-	unfollow(l.delivery(ops), reply)
+	unfollow(l.nr, l.delivery(ops), reply, l.now)
 	equal(t, "possible duplicate", isTrue(l.delivery(ops).PossibleDuplicate), true)
 }
 

@@ -49,9 +49,9 @@ func (p *planner) fold(nr *v1alpha1.NotificationRequest, d *v1alpha1.Delivery, o
 	failure := deliveryError(o.err)
 	if o.err.CannotFollow && follows(d) {
 		fail(nr, d, failure, o.finished)
-		unfollow(d, v1alpha1.FollowUpSeparate)
 		d.UncountedAttempts++
 		d.State, d.NextAttemptTime = v1alpha1.DeliveryRetrying, micro(o.finished)
+		unfollow(nr, d, v1alpha1.FollowUpSeparate, o.finished)
 		return
 	}
 	switch o.err.Class {

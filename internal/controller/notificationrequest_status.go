@@ -269,9 +269,9 @@ func notes(before, after *v1alpha1.NotificationRequestStatus) []note {
 		case d.State.Final() && d.State != v1alpha1.DeliverySent && was.State != d.State && !spared(&d):
 			warn("DeliveryFailed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)
 		case d.State == v1alpha1.DeliverySent && was.State != d.State && e.Class == v1alpha1.ErrorAmbiguous:
-			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and taken as sent: %s", d.Channel, d.Attempts, e.Message)
+			warn("DeliveryAmbiguous", "Deliver", "%s: in doubt and taken as sent: %s", d.Channel, e.Message)
 		case d.State == v1alpha1.DeliveryAmbiguous && was.State != d.State:
-			warn("DeliveryAmbiguous", "Deliver", "%s: attempt %d is in doubt and held: %s", d.Channel, d.Attempts, e.Message)
+			warn("DeliveryAmbiguous", "Deliver", "%s: in doubt and held: %s", d.Channel, e.Message)
 		case postponed(&d), e.Reason == v1alpha1.ReasonQuietHours:
 		case e.Class != "" && !d.State.Final() && e != was.LastError && e != lastAttemptError(was):
 			warn("DeliveryDelayed", "Deliver", "%s: %s: %s", d.Channel, e.Reason, e.Message)

@@ -488,7 +488,7 @@ func TestEventsForPeople(t *testing.T) {
 		"in doubt and held": {
 			before: func(l *lab) { l.nr.Spec.OnAmbiguous = v1alpha1.AmbiguousHold; l.plan(); l.begin(ops) },
 			after:  func(l *lab) { l.end(ops, unanswered()) },
-			want:   []string{"Warning DeliveryAmbiguous Deliver: ops: attempt 1 is in doubt and held: receiver.example: timed out after the message was written"},
+			want:   []string{"Warning DeliveryAmbiguous Deliver: ops: in doubt and held: receiver.example: timed out after the message was written"},
 		},
 		"deadline of a request that was never sent": {
 			before: func(l *lab) { l.nr.Spec.Suspend = new(true); l.plan() },
