@@ -38,6 +38,8 @@ type sends struct {
 	// the write of their intent was lost: status may hold them all the same.
 	unsent map[types.UID]map[string][]time.Time
 	slots  map[types.NamespacedName]*slots
+	// places are those that are taken or reserved on all channels.
+	places int
 	// turns counts those that were given out.
 	turns int64
 }

@@ -80,6 +80,66 @@ func TestTheConsoleHasAPlaceForEachWorkerAndIsBoundedAllTheSame(t *testing.T) {
 	equal(t, "woken", woken, []types.NamespacedName{requestKey(consoleLimit)})
 }
 
+func placeOf(n int) types.NamespacedName {
+	return types.NamespacedName{Namespace: "shop", Name: fmt.Sprintf("channel-%d", n)}
+}
+
+func TestAllChannelsTogetherHaveSoManyPlacesAndOneEachBeyond(t *testing.T) {
+	const channels, each = 500, 20
+	woken := map[types.NamespacedName]bool{}
+	s := newTestSends(func(key types.NamespacedName) { woken[key] = true })
+	taken := map[types.NamespacedName]int{} // by channel
+	var waiting [][2]types.NamespacedName   // channel and request
+	for n := range channels * each {
+		channel, request := placeOf(n/each), requestKey(n)
+		if s.ask(channel, request) {
+			taken[channel]++
+			continue
+		}
+		waiting = append(waiting, [2]types.NamespacedName{channel, request})
+	}
+	total, full := 0, 0
+	for channel, n := range taken {
+		equal(t, "places of "+channel.Name, n == channelLimit || n == 1, true)
+		if total += n; n == channelLimit {
+			full++
+		}
+	}
+	equal(t, "channels with a place", len(taken), channels)
+	equal(t, "channels with all of theirs", full, attemptLimit/channelLimit)
+	equal(t, "places", total, attemptLimit+channels-full)
+
+	// Each attempt ends, and those that are woken begin theirs.
+	for len(waiting) > 0 {
+		left := len(waiting)
+		for channel, n := range taken {
+			if taken[channel] = 0; n == 0 {
+				continue
+			}
+			for range n {
+				s.release(channel)
+			}
+		}
+		equal(t, "places without an attempt", s.places <= attemptLimit+channels, true)
+		waiting = slices.DeleteFunc(waiting, func(w [2]types.NamespacedName) bool {
+			ok := woken[w[1]] && s.ask(w[0], w[1])
+			if ok {
+				taken[w[0]]++
+			}
+			return ok
+		})
+		if len(waiting) == left {
+			t.Fatalf("%d wait and nobody wakes them", left)
+		}
+	}
+	for channel, n := range taken {
+		for range n {
+			s.release(channel)
+		}
+	}
+	equal(t, "kept", s.places+len(s.slots), 0)
+}
+
 func TestPlacesGoToTheFirstInLine(t *testing.T) {
 	s, woken := crowded(t)
 	for _, n := range []int{20, 21, 20, 22, 21} { // to ask again changes nothing

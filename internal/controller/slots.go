@@ -19,6 +19,12 @@ const channelLimit = 16
 // intent, so its places fill only where nobody reads them.
 const consoleLimit = 256
 
+// attemptLimit is how many attempts run at the same time on all channels together. One
+// that gets no answer holds 55 to 110 KiB, by its message, three goroutines and a socket.
+// A channel without an attempt has a place beyond that, so that none waits because others
+// are stuck.
+const attemptLimit = 1024
+
 var consoleKey = client.ObjectKeyFromObject(console)
 
 func limitOf(channel types.NamespacedName) int {
@@ -26,6 +32,12 @@ func limitOf(channel types.NamespacedName) int {
 		return consoleLimit
 	}
 	return channelLimit
+}
+
+// room reports whether a channel has a place for one more attempt.
+func (s *sends) room(channel types.NamespacedName, c *slots) bool {
+	n := c.taken + len(c.reserved)
+	return n < limitOf(channel) && (n == 0 || s.places < attemptLimit)
 }
 
 // slots shares out a channel's places. A request that finds none, or that may not
@@ -107,7 +119,7 @@ func (s *sends) acquire(a wish) (trial time.Time, w wait, ok bool) {
 		s.next(key, a.request)
 	}
 	promised := c.reserved[a.request] != nil
-	delete(c.reserved, a.request)
+	s.unreserve(c, a.request)
 	s.health.use(key, func(g *gate) {
 		ahead := len(c.reserved)
 		if !promised {
@@ -118,7 +130,7 @@ func (s *sends) acquire(a wish) (trial time.Time, w wait, ok bool) {
 		switch {
 		case w.err.Class == "":
 			ok = promised
-		case w.err.Reason == reasonCircuitOpen && !now.Before(a.lastChance) && c.taken+len(c.reserved) < limitOf(key):
+		case w.err.Reason == reasonCircuitOpen && !now.Before(a.lastChance) && s.room(key, c):
 			ok = !g.token(len(c.reserved), now).After(now)
 		}
 		if ok {
@@ -135,6 +147,7 @@ func (s *sends) acquire(a wish) (trial time.Time, w wait, ok bool) {
 	}
 	if ok {
 		c.taken++
+		s.places++
 		s.wg.Add(1)
 	}
 	s.next(key, types.NamespacedName{})
@@ -174,6 +187,7 @@ func (s *sends) release(channel types.NamespacedName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.slots[channel].taken--
+	s.places--
 	s.next(channel, types.NamespacedName{})
 	s.wg.Done()
 }
@@ -198,7 +212,7 @@ func (s *sends) looked(request types.NamespacedName) {
 			p.asked = false // what was reserved since then has it woken
 			continue
 		}
-		if delete(c.reserved, request); c.waiting[request] != nil {
+		if s.unreserve(c, request); c.waiting[request] != nil {
 			c.leave(p)
 		}
 		s.next(channel, types.NamespacedName{})
@@ -212,15 +226,23 @@ func (s *sends) reopen(channel types.NamespacedName) {
 	s.next(channel, types.NamespacedName{})
 }
 
+func (s *sends) unreserve(c *slots, request types.NamespacedName) {
+	if c.reserved[request] != nil {
+		delete(c.reserved, request)
+		s.places--
+	}
+}
+
 // next reserves what is free for those first in line and wakes them, apart from
-// the one that is being looked at. Where time has to pass first, it comes back.
+// the one that is being looked at. Where time has to pass first, it comes back; where
+// other channels have all the places, the end of an attempt of its own does.
 func (s *sends) next(channel, looking types.NamespacedName) {
 	c := s.slots[channel]
 	if c == nil {
 		return
 	}
 	now := time.Now()
-	for len(c.line) > 0 && c.taken+len(c.reserved) < limitOf(channel) {
+	for len(c.line) > 0 && s.room(channel, c) {
 		var w wait
 		s.health.use(channel, func(g *gate) { w = g.wait(len(c.reserved), now) })
 		if w.err.Class != "" {
@@ -234,6 +256,7 @@ func (s *sends) next(channel, looking types.NamespacedName) {
 		p := c.line[0]
 		c.leave(p)
 		c.reserved[p.request] = p
+		s.places++
 		if p.request != looking {
 			s.wake(p.request)
 		}
