@@ -4,15 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/test/harness"
+	"kubernaut.ai/notification/test/testenv"
 )
 
 // repeat creates a request with the dedup key that all of a test have.
@@ -77,6 +81,40 @@ func TestOfRequestsThatRepeatOneAnotherOneIsSent(t *testing.T) {
 	if len(list.Items) != n || len(originals) != 1 {
 		t.Errorf("of %d requests these stand for the others: %v, want one of %d", len(list.Items), originals, n)
 	}
+}
+
+// The API server writes the intent and answers that it is overloaded, so that client-go
+// sends the same write again by itself, and that is answered by a conflict.
+func TestAnIntentThatMeetsItsOwnRepetitionIsFollowedOnce(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	config, err := rest.TLSConfigFor(testenv.Config(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	account := testenv.User(t, serviceAccount)
+	proxy := harness.NewTLSFaultProxy(t, account.Host, config)
+	account = &rest.Config{Host: proxy.URL, TLSClientConfig: rest.TLSClientConfig{CAData: proxy.CA}, Impersonate: account.Impersonate}
+	var writes atomic.Int32
+	proxy.Decide(func(r *http.Request) harness.Fault {
+		if r.Method != http.MethodPatch || !strings.HasSuffix(r.URL.Path, "/first/status") || writes.Add(1) > 1 {
+			return harness.Fault{}
+		}
+		return harness.Fault{Kind: harness.FaultReplace, Status: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"1"}}}
+	})
+	s.startStorage()
+	s.startManager("--kubeconfig", kubeconfig(t, account))
+	s.webhook("hook")
+	s.waitReady()
+	assume := func(nr *v1alpha1.NotificationRequest) { nr.Spec.OnAmbiguous = v1alpha1.AmbiguousAssumeSent }
+	s.repeat("first", assume)
+	s.repeat("second", assume)
+	s.wait("first", isAudited)
+	s.wait("second", isSuppressed, isAudited)
+	if got := len(s.sink.Received("/hook")); got != 1 || writes.Load() < 3 {
+		t.Errorf("%d messages arrived after %d writes, want 1 after the intent, its repetition and more", got, writes.Load())
+	}
+	harness.WantEvents(t, s.storage.Events(t), map[string]int{audit.TypeMessageSent: 1, audit.TypeMessageSuppressed: 1})
 }
 
 func TestWhatRepeatsAMessageThatArrivesNowhereIsSentInItsPlace(t *testing.T) {
