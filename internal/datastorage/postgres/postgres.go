@@ -54,6 +54,15 @@ func Open(ctx context.Context, databaseURL string, unsafe bool) (datastorage.Sto
 	return s, func() error { pool.Close(); return nil }, nil
 }
 
+// settings are those of each session. A plan that was cached while the table was
+// small would go on scanning it when it has grown. A process that is stopped while
+// it holds the head of the log, or whose machine is gone, would keep all other
+// replicas from it, the latter for as long as the kernel believes in the connection:
+// two hours on Linux, unless it is told otherwise.
+const settings = `SET plan_cache_mode = force_custom_plan;
+	SET idle_in_transaction_session_timeout = '5s';
+	SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3`
+
 // prepare refuses a server that would acknowledge events before they are
 // durable, unless that is what is wanted, or that cannot hold all of Unicode.
 func prepare(ctx context.Context, conn *pgx.Conn, unsafe bool) error {
@@ -70,10 +79,8 @@ func prepare(ctx context.Context, conn *pgx.Conn, unsafe bool) error {
 	case encoding != "UTF8":
 		return fmt.Errorf("%w: its encoding is %s; events need a database with encoding UTF8", datastorage.ErrConfig, encoding)
 	}
-	// A plan that was cached while the table was small would go on scanning it
-	// when it has grown.
-	if _, err := conn.Exec(ctx, "SET plan_cache_mode = force_custom_plan"); err != nil {
-		return fmt.Errorf("set plan cache mode: %w", err)
+	if _, err := conn.Exec(ctx, settings); err != nil {
+		return fmt.Errorf("set up session: %w", err)
 	}
 	return nil
 }
