@@ -201,7 +201,7 @@ func (x *expiredEvents) wrong(ctx context.Context, row *Row) (string, error) {
 		at = of()
 	}
 	if at < 0 {
-		return "its bytes were deleted: no event says that it has expired", nil
+		return "its bytes were deleted, or its recorded_at was changed: no event says that it has expired", nil
 	}
 	return x.said[at].WrongRemains(row.LogIndex, row.Line()), nil
 }

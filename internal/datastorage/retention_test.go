@@ -151,8 +151,8 @@ func TestNothingCanBePassedOffAsExpired(t *testing.T) {
 	for name, tt := range map[string]struct{ sql, want, chain, export string }{
 		"bytes deleted": {
 			"DELETE FROM audit_bodies WHERE log_index = 5",
-			"event 5 (" + id(5) + "): its bytes were deleted: no event says that it has expired",
-			"its bytes were deleted: no event says that it has expired", "",
+			"event 5 (" + id(5) + "): its bytes were deleted, or its recorded_at was changed: no event says that it has expired",
+			"its bytes were deleted, or its recorded_at was changed: no event says that it has expired", "",
 		},
 		"a column of an expired event": {
 			"UPDATE audit_events SET resource_id = 'other' WHERE log_index = 6",

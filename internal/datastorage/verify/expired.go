@@ -107,7 +107,7 @@ func correlationID(line []byte) string {
 func (x *expired) row(row *datastorage.Row, said *datastorage.Expiry, line func() []byte) {
 	if said == nil {
 		if row.Body == nil {
-			x.report.addEvent(row.LogIndex, row.ID(), "its bytes were deleted: no event says that it has expired")
+			x.report.addEvent(row.LogIndex, row.ID(), "its bytes were deleted, or its recorded_at was changed: no event says that it has expired")
 		}
 		return
 	}

@@ -192,8 +192,8 @@ func (d dialect) tile(n int, hash ledger.Hash) string {
 	return fmt.Sprintf("UPDATE audit_tiles SET hashes = CAST(substr(hashes, 1, %d) || %s || substr(hashes, %d) AS BLOB) WHERE level = 0 AND tile_index = %d;", at, d.bytes(hash[:]), at+len(hash)+1, n/ledger.TileWidth)
 }
 
-// change does to a database what its administrator can.
-func change(t *testing.T, databaseURL, statement string) {
+// connect connects to a database as its administrator.
+func connect(t *testing.T, databaseURL string) *sql.DB {
 	t.Helper()
 	driver, source := "pgx", databaseURL
 	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
@@ -203,7 +203,15 @@ func change(t *testing.T, databaseURL, statement string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// change does to a database what its administrator can.
+func change(t *testing.T, databaseURL, statement string) {
+	t.Helper()
+	db := connect(t, databaseURL)
+	defer db.Close() // A database that somebody has open cannot be copied.
 	if _, err := db.ExecContext(t.Context(), statement); err != nil {
 		t.Fatal(err)
 	}
