@@ -6,18 +6,27 @@ import (
 	"testing"
 )
 
-func TestNoTemporaryFilesAreNeeded(t *testing.T) {
+func TestWhatIsAcknowledgedIsOnTheDiskAndNeedsNoTemporaryFile(t *testing.T) {
 	opened, closeStore, err := Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "datastorage.db"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = closeStore() }()
 	s := opened.(*store)
-	for name, db := range map[string]*sql.DB{"writer": s.writer, "reader": s.reader} {
-		var got int
-		const memory = 2
-		if err := db.QueryRow("PRAGMA temp_store").Scan(&got); err != nil || got != memory {
-			t.Errorf("temp_store of the %s is %d, %v; want %d", name, got, err, memory)
+	// https://www.sqlite.org/pragma.html
+	const full, memory = "2", "2"
+	for _, tt := range []struct {
+		name, pragma, want string
+		db                 *sql.DB
+	}{
+		{"writer", "journal_mode", "wal", s.writer},
+		{"writer", "synchronous", full, s.writer},
+		{"writer", "temp_store", memory, s.writer},
+		{"reader", "temp_store", memory, s.reader},
+	} {
+		var got string
+		if err := tt.db.QueryRow("PRAGMA " + tt.pragma).Scan(&got); err != nil || got != tt.want {
+			t.Errorf("%s of the %s is %s, %v; want %s", tt.pragma, tt.name, got, err, tt.want)
 		}
 	}
 }
