@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,4 +245,88 @@ func TestSilenceIsSignedToo(t *testing.T) {
 			t.Errorf("the last answer has %+v, %v", c, err)
 		}
 	})
+}
+
+// slowStore commits when it is told to, and notes how many events each
+// transaction had.
+type slowStore struct {
+	memory
+	commit chan struct{}
+	sizes  []int
+}
+
+func (s *slowStore) Append(ctx context.Context, ids []uuid.UUID, plan func(datastorage.Known) (datastorage.Addition, error)) error {
+	err := s.memory.Append(ctx, ids, plan)
+	if s.commit != nil {
+		s.sizes = append(s.sizes, len(ids))
+		<-s.commit
+	}
+	return err
+}
+
+func TestWhatQueuesDuringACommitIsTheNextAndNobodyIsAnsweredBefore(t *testing.T) {
+	key := storetest.NewKey(t)
+	for name, tt := range map[string]struct {
+		requests []int // events of each, after one of one event
+		commits  []int
+	}{
+		"small ones":             {slices.Repeat([]int{10}, 30), []int{1, 300}},
+		"more than one commit's": {[]int{1000, 1000, 1000}, []int{1, 2000, 1000}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &slowStore{}
+				log, err := datastorage.OpenLog(t.Context(), store, key)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer log.Close()
+				store.commit = make(chan struct{})
+				start, next, answered := time.Now(), 0, 0
+				var mu sync.Mutex
+				var seen []int64
+				for _, size := range append([]int{1}, tt.requests...) {
+					var records []datastorage.Record
+					for range size {
+						records = append(records, storetest.Record(next))
+						next++
+					}
+					go func() {
+						outcome, err := log.Append(t.Context(), records)
+						mu.Lock()
+						defer mu.Unlock()
+						answered += len(records)
+						c, verifyErr := ledger.Verify(outcome.Checkpoint, key.Verifier())
+						for _, a := range outcome.Appended {
+							if seen = append(seen, a.LogIndex); a.LogIndex >= c.Size {
+								t.Errorf("event %d is answered with a checkpoint of %d", a.LogIndex, c.Size)
+							}
+						}
+						if err = errors.Join(err, verifyErr); err != nil {
+							t.Error(err)
+						}
+					}()
+					synctest.Wait()
+				}
+				committed := 0
+				for _, size := range tt.commits {
+					mu.Lock()
+					if answered != committed {
+						t.Errorf("%d events are answered, and %d committed", answered, committed)
+					}
+					mu.Unlock()
+					committed += size
+					store.commit <- struct{}{}
+					synctest.Wait()
+				}
+				slices.Sort(seen)
+				if !slices.Equal(store.sizes, tt.commits) || answered != next || len(slices.Compact(seen)) != next {
+					t.Errorf("transactions of %v events, want %v; %d of %d are answered", store.sizes, tt.commits, answered, next)
+				}
+				if took := time.Since(start); took > 0 {
+					t.Errorf("a timer was waited for: %s", took)
+				}
+			})
+		})
+	}
 }
