@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -19,6 +20,7 @@ import (
 	"github.com/go-logr/logr/funcr"
 
 	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/storetest"
 	"kubernaut.ai/notification/test/standin"
 )
 
@@ -154,6 +156,19 @@ func TestMigrateReturnsWhenTheSchemaIsThere(t *testing.T) {
 	})
 }
 
+func TestADatabaseThatForgetsIsTakenOnlyWhereAFlagSaysSo(t *testing.T) {
+	forgets := storetest.SharedPostgres(t).NewDatabase(t) + "&options=-csynchronous_commit%3Doff"
+	open := func(flags ...string) error {
+		return datastorage.Main(t.Context(), append([]string{"migrate", "--database-url", forgets}, flags...), io.Discard, io.Discard, openers)
+	}
+	if err := open(); !errors.Is(err, datastorage.ErrConfig) || !strings.Contains(err.Error(), "synchronous_commit is off, so a crash would lose acknowledged events; set it to on, or start with --unsafe-no-sync") {
+		t.Errorf("got %v, want a refusal that says what to do", err)
+	}
+	if err := open("--unsafe-no-sync"); err != nil {
+		t.Errorf("it is refused although the flag is there: %v", err)
+	}
+}
+
 func TestCertificateIsReadAgainWhenItChanges(t *testing.T) {
 	dir := t.TempDir()
 	first := writeCertificate(t, dir)
@@ -189,7 +204,7 @@ func writeCertificate(t *testing.T, dir string) *big.Int {
 	return certificate.Server.Certificates[0].Leaf.SerialNumber
 }
 
-func TestLogIsQuietExceptForWrites(t *testing.T) {
+func TestLogIsQuietExceptForWritesAndLoudAboutConflicts(t *testing.T) {
 	var mu sync.Mutex
 	var lines []string
 	log := funcr.NewJSON(func(line string) { mu.Lock(); defer mu.Unlock(); lines = append(lines, line) }, funcr.Options{})
@@ -206,5 +221,12 @@ func TestLogIsQuietExceptForWrites(t *testing.T) {
 	defer mu.Unlock()
 	if len(lines) != 1 || !strings.Contains(lines[0], `"requestID":"my-request"`) || !strings.Contains(lines[0], `"code":201`) {
 		t.Errorf("got %q, want the write alone", lines)
+	}
+	lines = nil
+	mu.Unlock()
+	c.post(batchPath, batch(with(event(0), "event_action", `"other"`))).want(t, 409)
+	mu.Lock()
+	if text := strings.Join(lines, "\n"); !strings.Contains(text, `"msg":"Refused events whose IDs are taken by other content; the table audit_conflicts has them","error":"append events: 1 of them`) {
+		t.Errorf("got %q, want an error about the conflict", text)
 	}
 }
