@@ -45,7 +45,7 @@ func testLateDatabase(t *testing.T, postgres *storetest.Postgres) {
 // oracle posts events until it is told to stop and remembers which of them were
 // acknowledged, as a sender that survives every fault of the server would.
 type oracle struct {
-	acknowledged sync.Map
+	acknowledged sync.Map // log indices by event ID
 	unanswered   sync.Map
 	count        atomic.Int64
 	wg           sync.WaitGroup
@@ -77,20 +77,20 @@ func (o *oracle) post(ctx context.Context, c *http.Client, base string, events i
 		return 0, err
 	}
 	if resp.StatusCode == http.StatusCreated {
-		for _, id := range got.EventIDs {
-			o.acknowledged.Store(id, true)
+		for i, id := range got.EventIDs {
+			o.acknowledged.Store(id, got.LogIndices[i])
 		}
 		o.count.Add(int64(len(got.EventIDs)))
 	}
 	return resp.StatusCode, nil
 }
 
-// check fails the test unless the log has each acknowledged event, once, at
-// contiguous indices. It returns the IDs of all events.
-func (o *oracle) check(t *testing.T, databaseURL string) (stored map[string]bool) {
+// check fails the test unless the log has each acknowledged event, once, where it
+// was said to be, and has no gaps. It returns the log indices of all events.
+func (o *oracle) check(t *testing.T, databaseURL string) (stored map[string]int64) {
 	t.Helper()
 	store := openURL(t, databaseURL)
-	indices, stored := map[int64]bool{}, map[string]bool{}
+	indices, stored := map[int64]bool{}, map[string]int64{}
 	filter := datastorage.Filter{Limit: 1000}
 	for {
 		page, err := store.Query(t.Context(), filter)
@@ -104,10 +104,10 @@ func (o *oracle) check(t *testing.T, databaseURL string) (stored map[string]bool
 			if err := json.Unmarshal(e.Body, &body); err != nil {
 				t.Fatal(err)
 			}
-			if stored[body.EventID] {
+			if _, twice := stored[body.EventID]; twice {
 				t.Errorf("event %s is there twice", body.EventID)
 			}
-			indices[e.LogIndex], stored[body.EventID] = true, true
+			indices[e.LogIndex], stored[body.EventID] = true, e.LogIndex
 		}
 		if page.Next == nil {
 			break
@@ -119,9 +119,9 @@ func (o *oracle) check(t *testing.T, databaseURL string) (stored map[string]bool
 			t.Errorf("index %d of %d is missing", i, len(stored))
 		}
 	}
-	o.acknowledged.Range(func(id, _ any) bool {
-		if !stored[id.(string)] {
-			t.Errorf("event %s was acknowledged and is lost", id)
+	o.acknowledged.Range(func(id, index any) bool {
+		if at, there := stored[id.(string)]; !there || at != index {
+			t.Errorf("event %s was acknowledged at %d, and is there: %v, at %d", id, index, there, at)
 		}
 		return true
 	})
@@ -164,7 +164,7 @@ func TestShutdownUnderLoadAnswersAndLosesNothing(t *testing.T) {
 		// when the server stops listening. What was begun is answered.
 		stored := o.check(t, databaseURL)
 		o.unanswered.Range(func(id, _ any) bool {
-			if stored[id.(string)] {
+			if _, there := stored[id.(string)]; there {
 				t.Errorf("event %s was stored and its sender not told", id)
 			}
 			return true
