@@ -87,6 +87,10 @@ func logRows() []row {
 				limit: of(name, "events/s"), limitOf: "on PostgreSQL", share: 0.8, atLeast: true,
 			})
 	}
+	all = append(all, row{
+		title: "PostgreSQL, ten producers, batch 1000, half of COPY: events/s", value: of("Ingest/postgres/batch=1000", "events/s"),
+		limit: of("Ingest/postgres/batch=1000", "raw-events/s"), limitOf: "COPY by one", share: 0.5, atLeast: true,
+	})
 	for _, db := range []struct{ pkg, name string }{{"sqlite", "SQLite"}, {"postgres", "PostgreSQL"}} {
 		name := "Query/" + db.pkg
 		all = append(all,
@@ -95,12 +99,19 @@ func logRows() []row {
 				limit: of(name, "raw-p99-ms"), limitOf: "by SQL alone", mark: 5,
 			},
 			row{title: db.name + ", the same where its files are not in memory: p99, ms", value: of(name, "cold-p99-ms")},
-			row{title: db.name + ", a page of 100 halfway down, ms", value: of(name, "deep-page-ms"), limit: of(name, "first-page-ms"), limitOf: "for the first"})
+			row{title: db.name + ", a page of 100 halfway down, ms", value: of(name, "deep-page-ms"), limit: of(name, "first-page-ms"), limitOf: "for the first", share: 1.5})
 	}
-	return append(all, row{
-		title: "DataStorage's memory with 200 slow clients, at the end, MiB", value: of("SlowClients", "last-MiB"),
-		limit: of("SlowClients", "first-MiB"), limitOf: "in the beginning", share: 1.2,
-	})
+	return append(all,
+		row{
+			title: "DataStorage's memory with 200 slow clients, at the end, MiB", value: of("SlowClients", "last-MiB"),
+			limit: of("SlowClients", "first-MiB"), limitOf: "in the beginning", share: 1.2,
+		},
+		row{
+			title: "DataStorage's memory with 200 slow clients, at its peak, MiB", value: of("SlowClients", "peak-MiB"),
+			limit: of("SlowClients", "limit-MiB"), limitOf: "of GOMEMLIMIT", share: 1,
+		},
+		row{title: "events/s that come in beside the slow clients", value: of("SlowClients", "events/s"), mark: 0.99 * 5000, atLeast: true},
+		row{title: "slow clients attached, on average", value: of("SlowClients", "slow-clients"), mark: 0.95 * 200, atLeast: true})
 }
 
 // storeRows are about the store and its dead-letter queue, without DataStorage.
