@@ -92,6 +92,19 @@ func TestAnEventRecordedAgainDuringAnOutageIsSpilledOnce(t *testing.T) {
 	})
 }
 
+func TestWhatIsUnaccountedForShowsInTheMetrics(t *testing.T) {
+	lost := newMetrics(func() Stats {
+		return Stats{Recorded: 100, Committed: 40, Buffered: 20, DeadLettered: 10, Rejected: 5}
+	})
+	if got := testutil.CollectAndCompare(lost, strings.NewReader(`
+# HELP notification_audit_conservation_difference Recorded less committed, buffered, dead-lettered and rejected audit events; anything but 0 is a fault of the program.
+# TYPE notification_audit_conservation_difference gauge
+notification_audit_conservation_difference 25
+`), "notification_audit_conservation_difference"); got != nil {
+		t.Error(got)
+	}
+}
+
 func TestMetricsAddUpAndFollowTheConventions(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	dlq := &memory{waiting: events(0, 2), rejected: []refusal{{Rejection: Rejection{Event: event(2)}}}}

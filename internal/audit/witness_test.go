@@ -339,6 +339,11 @@ func TestCheckpointsInAnyOrderAreProven(t *testing.T) {
 		if c, err := ledger.Verify(d.data[keptCheckpoint], b.key.Verifier()); err != nil || c.Size != 40 {
 			t.Errorf("kept is %+v, %v", c, err)
 		}
+		for _, size := range []int{1, 3, 6, 7, 10, 40} {
+			if n := w.log(fmt.Sprintf(`"msg":"The audit log is what it was, and more","size":%d,"root":"`, size)); n != 1 {
+				t.Errorf("%d lines say that the log of %d events is proven, want 1", n, size)
+			}
+		}
 		if b.proofs < 20 || b.proofs > 6+maxPending {
 			t.Errorf("%d proofs were asked for, want one for each checkpoint that waited", b.proofs)
 		}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,28 +21,30 @@ import (
 	"kubernaut.ai/notification/internal/audit/client"
 	"kubernaut.ai/notification/internal/audit/dlq"
 	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/postgres"
 	"kubernaut.ai/notification/internal/datastorage/sqlite"
+	"kubernaut.ai/notification/internal/datastorage/storetest"
 	"kubernaut.ai/notification/internal/ledger"
 )
 
-// The witness before a real DataStorage on SQLite, whose database is exchanged
-// behind its back.
+// The witness before a real DataStorage, whose database is exchanged behind its
+// back.
 
-// logServer serves the database in a file, under one address.
+// logServer serves one database after another, under one address.
 type logServer struct {
 	*httptest.Server
-	t    *testing.T
-	path string
-	key  *ledger.Key
+	t        *testing.T
+	database string // its URL
+	key      *ledger.Key
 
 	mu   sync.Mutex
 	api  http.Handler
 	stop func()
 }
 
-func newLogServer(t *testing.T, path string, key *ledger.Key) *logServer {
+func newLogServer(t *testing.T, database string, key *ledger.Key) *logServer {
 	t.Helper()
-	s := &logServer{t: t, path: path, key: key}
+	s := &logServer{t: t, database: database, key: key}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(func() { s.Close(); s.close() })
 	s.open()
@@ -63,7 +66,11 @@ func newLogKey(t *testing.T) *ledger.Key {
 
 func (s *logServer) open() {
 	s.t.Helper()
-	store, closeStore, err := sqlite.Open(context.Background(), "sqlite:"+s.path, false)
+	open := sqlite.Open
+	if strings.HasPrefix(s.database, "postgres:") {
+		open = postgres.Open
+	}
+	store, closeStore, err := open(context.Background(), s.database, false)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -108,29 +115,55 @@ func (s *logServer) become(other *logServer) {
 	s.api = other.api
 }
 
-// exchange replaces the database by what change makes of its file.
-func (s *logServer) exchange(change func(path string)) {
+// exchange replaces the database by what change makes of it while nobody uses it.
+func (s *logServer) exchange(change func(database string) string) {
 	s.t.Helper()
 	s.close()
-	change(s.path)
+	s.database = change(s.database)
 	s.open()
 }
 
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	data, err := os.ReadFile(from)
-	if err == nil {
-		err = os.WriteFile(to, data, 0o600)
-	}
-	for _, suffix := range []string{"-wal", "-shm"} {
-		if _, statErr := os.Stat(from + suffix); statErr == nil {
-			t.Fatalf("the closed database %s has a %s", from, suffix)
+// databases makes databases of one kind.
+type databases struct {
+	empty  func(tb testing.TB) string
+	copied func(database string) string // of one that nobody uses
+}
+
+// onBothDatabases runs a test on SQLite and on PostgreSQL.
+func onBothDatabases(t *testing.T, test func(t *testing.T, d databases)) {
+	files := databases{empty: func(tb testing.TB) string { return "sqlite:" + filepath.Join(tb.TempDir(), "log.db") }}
+	files.copied = func(database string) string {
+		from, to := strings.TrimPrefix(database, "sqlite:"), files.empty(t)
+		if _, err := os.Stat(from + "-wal"); err == nil {
+			t.Fatalf("the closed database %s has a write-ahead log", from)
 		}
-		_ = os.Remove(to + suffix)
+		data, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(strings.TrimPrefix(to, "sqlite:"), data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return to
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Run("sqlite", func(t *testing.T) { t.Parallel(); test(t, files) })
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		server := storetest.StartPostgres(t)
+		name := func(database string) string {
+			u, err := url.Parse(database)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.TrimPrefix(u.Path, "/")
+		}
+		test(t, databases{server.NewDatabase, func(database string) string {
+			copied := server.NewDatabase(t)
+			server.Exec(t, "postgres", "DROP DATABASE "+name(copied))
+			server.Exec(t, "postgres", "CREATE DATABASE "+name(copied)+" TEMPLATE "+name(database))
+			return copied
+		}})
+	})
 }
 
 // kept is a Keeper in memory.
@@ -306,71 +339,78 @@ func (p *witnessed) check(contradictions float64, receipts []audit.Receipt, veri
 }
 
 func TestADatabaseFromAnOldBackupIsSeen(t *testing.T) {
-	t.Parallel()
-	s, k := newLogServer(t, filepath.Join(t.TempDir(), "log.db"), newLogKey(t)), &kept{}
-	backup := s.path + ".backup"
-	p := startWitnessed(t, s.URL, "", t.TempDir(), k)
-	p.record(0, 300)
-	s.exchange(func(path string) { copyFile(t, path, backup) })
-	p.record(300, 500)
-	p.proven(500)
-	s.exchange(func(path string) { copyFile(t, backup, path) })
-	p.check(0, p.record(500, 600), true)
-	if reason := p.alarm(); !strings.Contains(reason, "events and not yet 500") {
-		t.Errorf("the reason is %q", reason)
-	}
-	receipts := p.record(600, 1000) // past the size that it had
-	p.end()
-	p.check(1, receipts, true)
-	if n := k.evidence(); n != 1 {
-		t.Errorf("%d contradictions are kept, want 1", n)
-	}
-	if size := p.metric("notification_audit_log_size"); size != 500 {
-		t.Errorf("the proven log has %v events, want the 500 that it had", size)
-	}
+	onBothDatabases(t, func(t *testing.T, d databases) {
+		s, k := newLogServer(t, d.empty(t), newLogKey(t)), &kept{}
+		p := startWitnessed(t, s.URL, "", t.TempDir(), k)
+		p.record(0, 300)
+		var backup string
+		s.exchange(func(database string) string {
+			backup = d.copied(database)
+			return database
+		})
+		p.record(300, 500)
+		p.proven(500)
+		s.exchange(func(string) string { return backup })
+		p.check(0, p.record(500, 600), true)
+		if reason := p.alarm(); !strings.Contains(reason, "events and not yet 500") {
+			t.Errorf("the reason is %q", reason)
+		}
+		receipts := p.record(600, 1000) // past the size that it had
+		p.end()
+		p.check(1, receipts, true)
+		if n := k.evidence(); n != 1 {
+			t.Errorf("%d contradictions are kept, want 1", n)
+		}
+		if size := p.metric("notification_audit_log_size"); size != 500 {
+			t.Errorf("the proven log has %v events, want the 500 that it had", size)
+		}
+	})
 }
 
 func TestALogThatTwoServersForkIsSeen(t *testing.T) {
-	t.Parallel()
-	a, k := newLogServer(t, filepath.Join(t.TempDir(), "log.db"), newLogKey(t)), &kept{}
-	p := startWitnessed(t, a.URL, "", t.TempDir(), k)
-	p.record(0, 100)
-	p.proven(100)
-	copied := filepath.Join(t.TempDir(), "log.db")
-	a.exchange(func(path string) { copyFile(t, path, copied) })
-	b := newLogServer(t, copied, a.key)
-	p.record(100, 150)
-	p.proven(150)
-	a.become(b)
-	receipts := p.record(150, 250)
-	p.alarm()
-	p.end()
-	p.check(1, receipts, true)
+	onBothDatabases(t, func(t *testing.T, d databases) {
+		a, k := newLogServer(t, d.empty(t), newLogKey(t)), &kept{}
+		p := startWitnessed(t, a.URL, "", t.TempDir(), k)
+		p.record(0, 100)
+		p.proven(100)
+		var copied string
+		a.exchange(func(database string) string {
+			copied = d.copied(database)
+			return database
+		})
+		b := newLogServer(t, copied, a.key)
+		p.record(100, 150)
+		p.proven(150)
+		a.become(b)
+		receipts := p.record(150, 250)
+		p.alarm()
+		p.end()
+		p.check(1, receipts, true)
+	})
 }
 
 func TestALogWithAnotherKeyIsSeenAndMakesNoReceipt(t *testing.T) {
-	t.Parallel()
 	for name, given := range map[string]bool{"trusted on first use": false, "given": true} {
 		t.Run(name, func(t *testing.T) {
-			s, k := newLogServer(t, filepath.Join(t.TempDir(), "log.db"), newLogKey(t)), &kept{}
-			key := ""
-			if given {
-				key = s.key.Verifier()
-			}
-			p := startWitnessed(t, s.URL, key, t.TempDir(), k)
-			p.record(0, 20)
-			p.proven(20)
-			s.exchange(func(path string) {
-				if err := os.Remove(path); err != nil {
-					t.Fatal(err)
+			onBothDatabases(t, func(t *testing.T, d databases) {
+				s, k := newLogServer(t, d.empty(t), newLogKey(t)), &kept{}
+				key := ""
+				if given {
+					key = s.key.Verifier()
 				}
-				s.key = newLogKey(t)
+				p := startWitnessed(t, s.URL, key, t.TempDir(), k)
+				p.record(0, 20)
+				p.proven(20)
+				s.exchange(func(string) string {
+					s.key = newLogKey(t)
+					return d.empty(t)
+				})
+				receipts := p.record(20, 60)
+				if reason := p.alarm(); !strings.Contains(reason, "verify checkpoint") {
+					t.Errorf("the reason is %q", reason)
+				}
+				p.check(1, receipts, false)
 			})
-			receipts := p.record(20, 60)
-			if reason := p.alarm(); !strings.Contains(reason, "verify checkpoint") {
-				t.Errorf("the reason is %q", reason)
-			}
-			p.check(1, receipts, false)
 		})
 	}
 }
