@@ -291,6 +291,43 @@ func TestAHoldCannotBeTakenAway(t *testing.T) {
 	})
 }
 
+func TestAHoldKeepsWhatIsRecordedWhileItLasts(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		now := time.Now()
+		log := storetest.OpenLog(t, openURL(t, databaseURL))
+		day := func(ago int) {
+			log.SetClock(func() time.Time { return now.Add(-time.Duration(ago) * storetest.Day) })
+		}
+		record := func(n int) {
+			t.Helper()
+			held := storetest.Record(n, func(e *audit.Event) { e.CorrelationID = "held" })
+			if _, err := log.Append(t.Context(), []datastorage.Record{storetest.Keep(held, 7)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expire := func(when string, want int) {
+			t.Helper()
+			if n, err := log.Expire(t.Context(), now, 7); n != want || err != nil {
+				t.Errorf("%s: expired %d, %v; want %d", when, n, err, want)
+			}
+		}
+		day(40)
+		record(0)
+		day(30)
+		if _, err := log.PlaceHold(t.Context(), datastorage.Hold{CorrelationID: "held", Reason: "case 7", PlacedBy: "alice"}); err != nil {
+			t.Fatal(err)
+		}
+		day(20)
+		record(1)
+		day(0)
+		expire("held", 0)
+		if err := log.ReleaseHold(t.Context(), "held", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		expire("released", 2)
+	})
+}
+
 // Otherwise whoever changes an event would only have to wait.
 func TestWhatWasChangedDoesNotExpire(t *testing.T) {
 	for name, sql := range map[string]string{
