@@ -77,10 +77,11 @@ func (a *acknowledged) wait(t *testing.T, events int) {
 	a.mu.Unlock()
 }
 
-// TestReplicasThatAreKilledKeepOneLog kills two replicas on one PostgreSQL in
-// turn while they write. What either has acknowledged is there once, where it
-// said, and each checkpoint that either has given is of one and the same log.
-func TestReplicasThatAreKilledKeepOneLog(t *testing.T) {
+// TestReplicasThatAreKilledOrStoppedKeepOneLog kills two replicas on one PostgreSQL
+// in turn, or asks them to end, while they write. What either has acknowledged is
+// there once, where it said, and each checkpoint that either has given is of one and
+// the same log.
+func TestReplicasThatAreKilledOrStoppedKeepOneLog(t *testing.T) {
 	if !harness.HavePostgres() {
 		if os.Getenv("REQUIRE_POSTGRES") != "" {
 			t.Fatal("PostgreSQL is not installed")
@@ -104,7 +105,11 @@ func TestReplicasThatAreKilledKeepOneLog(t *testing.T) {
 	for round := range 8 {
 		a.wait(t, 60)
 		victim := processes[round%2]
-		victim.Kill()
+		if round/2%2 == 0 {
+			victim.Kill()
+		} else {
+			victim.Stop(time.Minute)
+		}
 		a.wait(t, 60)
 		victim.Restart()
 	}
