@@ -5,14 +5,17 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -162,6 +165,109 @@ func TestBodiesThatArriveTakeSoMuchMemoryAndNoMore(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestABodyTakesItsShareUntilItIsStored(t *testing.T) {
+	entered, goOn := make(chan struct{}, 1), make(chan struct{})
+	store := fakeStore{openSQLite(t), func(context.Context) error {
+		entered <- struct{}{}
+		<-goOn
+		return nil
+	}}
+	api := datastorage.NewAPI(storetest.OpenLog(t, store), nil, logr.Discard())
+	post := func(n int) int {
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, batchPath, strings.NewReader(batch(event(n))))
+		req.Header.Set("Content-Type", "application/json")
+		answer := httptest.NewRecorder()
+		api.ServeHTTP(answer, req)
+		return answer.Code
+	}
+	api.LeaveRoom(int64(len(batch(event(0)))))
+	first := make(chan int)
+	go func() { first <- post(0) }()
+	<-entered
+	if code := post(1); code != http.StatusTooManyRequests {
+		t.Errorf("another body got %d while the first is stored, want 429", code)
+	}
+	close(goOn)
+	if code := <-first; code != http.StatusCreated {
+		t.Errorf("the first body got %d, want 201", code)
+	}
+	if code := post(1); code != http.StatusCreated {
+		t.Errorf("another body got %d when the first is stored, want 201", code)
+	}
+}
+
+// stuck is a writer that takes nothing until it is told to.
+type stuck struct {
+	*httptest.ResponseRecorder
+	began, goOn chan struct{}
+}
+
+func (s *stuck) Write(p []byte) (int, error) {
+	select {
+	case s.began <- struct{}{}:
+	default:
+	}
+	<-s.goOn
+	return s.ResponseRecorder.Write(p)
+}
+
+func TestEventsThatNobodyTakesTakeSoMuchMemoryAndNoMore(t *testing.T) {
+	onBothBackends(t, func(t *testing.T, databaseURL string) {
+		api := datastorage.NewAPI(storetest.OpenLog(t, openURL(t, databaseURL)), nil, logr.Discard())
+		do := func(w http.ResponseWriter, method, path, body string) {
+			req := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
+			req.Header.Set("Content-Type", "application/json")
+			api.ServeHTTP(w, req)
+		}
+		for n := range 3 {
+			large := with(event(n), "event_data", `{"a":"`+strings.Repeat("x", 3<<20)+`"}`)
+			answer := httptest.NewRecorder()
+			if do(answer, http.MethodPost, batchPath, batch(large)); answer.Code != http.StatusCreated {
+				t.Fatalf("got %d", answer.Code)
+			}
+		}
+		heap := func() uint64 {
+			runtime.GC()
+			var stats runtime.MemStats
+			runtime.ReadMemStats(&stats)
+			return stats.HeapAlloc
+		}
+		before := heap()
+		goOn := make(chan struct{})
+		var held []*stuck
+		var readers sync.WaitGroup
+		for refused := false; !refused; {
+			reader := &stuck{httptest.NewRecorder(), make(chan struct{}, 1), goOn}
+			path := []string{eventsPath, eventsPath + "/" + id(len(held)%3)}[len(held)%2]
+			readers.Go(func() { do(reader, http.MethodGet, path, "") })
+			<-reader.began
+			if refused = reader.Code == http.StatusTooManyRequests; !refused {
+				held = append(held, reader)
+			}
+			if len(held) > 100 {
+				t.Fatal("nobody is refused")
+			}
+		}
+		if took := int64(heap()) - int64(before); took > 96<<20 {
+			t.Errorf("%d answers that wait take %d bytes", len(held), took)
+		}
+		close(goOn)
+		readers.Wait()
+		if len(held) < 8 {
+			t.Errorf("%d were answered at once, want 8 at least", len(held))
+		}
+		for _, reader := range held {
+			if body := reader.Body.String(); reader.Code != http.StatusOK || !json.Valid([]byte(body)) {
+				t.Errorf("got %d and %d bytes that are no JSON", reader.Code, len(body))
+			}
+		}
+		answer := httptest.NewRecorder()
+		if do(answer, http.MethodGet, eventsPath, ""); answer.Code != http.StatusOK {
+			t.Errorf("got %d when all had taken theirs", answer.Code)
+		}
+	})
 }
 
 // endless counts what is read of it.

@@ -34,11 +34,12 @@ type tamperedEvent struct {
 
 // verifyChain checks the events of a correlation ID against the newest checkpoint.
 func (a *API) verifyChain(w http.ResponseWriter, r *http.Request) {
-	body, p := a.readBody(r)
+	body, free, p := a.readBody(r)
 	if p != nil {
 		p.write(w)
 		return
 	}
+	defer free()
 	id, ok := parseChain(body)
 	if !ok {
 		problem(invalidRequest, `the body must be a JSON object with one member, correlation_id, a string that is not empty: {"correlation_id":"incident-4711"}`).write(w)

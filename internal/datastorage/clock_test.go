@@ -13,5 +13,9 @@ func (l *Log) SetClock(now func() time.Time) { l.now = now }
 // NewServer is the server that Run serves with.
 func NewServer(a *API) *http.Server { return httpserver.New(a, a.log) }
 
-// LeaveRoom lets bodies that arrive have so many bytes.
-func (a *API) LeaveRoom(bytes int64) { a.arriving.Store(maxArriving - bytes) }
+// LeaveRoom lets bodies that are under way have so many bytes, and events that
+// leave.
+func (a *API) LeaveRoom(bytes int64) {
+	a.arriving.Store(maxArriving - bytes)
+	a.leaving.Store(maxLeaving - bytes)
+}

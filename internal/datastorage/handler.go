@@ -1,14 +1,11 @@
 package datastorage
 
 import (
-	"compress/gzip"
 	"context"
 	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -32,12 +29,8 @@ const (
 	logAccessPath = "/audit/log"
 	// tokenAudience keeps a caller's token from being of use anywhere else.
 	tokenAudience = "datastorage"
-	// maxWrites bounds the memory of what is parsed and stored at once: each body is
-	// at most maxBodyBytes, and takes a few times that.
+	// maxWrites bounds how much is parsed and stored at once.
 	maxWrites = 32
-	// maxArriving bounds that of bodies while they arrive. It is not their number
-	// that is bounded, or a few clients that are slow would keep out all others.
-	maxArriving = maxWrites * maxBodyBytes
 	// storeTimeout ends a write or a query that the database does not answer.
 	storeTimeout = 20 * time.Second
 	// probeTimeout is shorter than the patience of whoever asks for readiness.
@@ -61,6 +54,7 @@ type API struct {
 	metrics  *metrics
 	registry *prometheus.Registry
 	arriving atomic.Int64 // bytes of bodies
+	leaving  atomic.Int64 // bytes of events
 	writes   chan struct{}
 	scans    chan struct{}
 	drained  context.Context // ends with Drain
@@ -199,10 +193,11 @@ func (a *API) postEvent(w http.ResponseWriter, r *http.Request) {
 
 // write reads, parses and stores the events of a request.
 func (a *API) write(r *http.Request, parse func([]byte, salter) ([]Record, *Problem)) ([]Record, Outcome, *Problem) {
-	body, p := a.readBody(r)
+	body, free, p := a.readBody(r)
 	if p != nil {
 		return nil, Outcome{}, p
 	}
+	defer free()
 	select {
 	case a.writes <- struct{}{}:
 		defer func() { <-a.writes }()
@@ -232,79 +227,6 @@ func (a *API) write(r *http.Request, parse func([]byte, salter) ([]Record, *Prob
 	a.metrics.countAppended(stored.Appended)
 	return records, stored, nil
 }
-
-func (a *API) readBody(r *http.Request) ([]byte, *Problem) {
-	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || media != "application/json" {
-		return nil, problem(unsupportedMedia, "Content-Type must be application/json")
-	}
-	source := &sourceReader{reader: r.Body}
-	reader := io.LimitReader(source, maxBodyBytes+1)
-	switch encoding := r.Header.Get("Content-Encoding"); encoding {
-	case "", "identity":
-	case "gzip":
-		unzipped, err := gzip.NewReader(reader)
-		if err != nil && source.err == nil {
-			return nil, problem(invalidRequest, "the body is not gzip although Content-Encoding says so")
-		}
-		if unzipped != nil {
-			reader = io.LimitReader(unzipped, maxBodyBytes+1)
-		}
-	default:
-		return nil, problem(unsupportedMedia, fmt.Sprintf("Content-Encoding %q is not known; send gzip or none", encoding))
-	}
-	counted := &share{reader: reader, arriving: &a.arriving}
-	defer counted.free()
-	body, err := io.ReadAll(counted)
-	if errors.Is(err, errNoRoom) {
-		return nil, retryable(tooManyRequests, "the bodies of other requests take all the memory there is for them; send this one again later")
-	}
-	if len(body) > maxBodyBytes {
-		return nil, problem(tooLarge, fmt.Sprintf("the body has more than %d bytes", maxBodyBytes))
-	}
-	if source.err != nil {
-		return nil, retryable(requestTimeout, "the body did not arrive whole: "+source.err.Error())
-	}
-	if err != nil {
-		return nil, problem(invalidRequest, "the body is damaged gzip: "+err.Error())
-	}
-	return body, nil
-}
-
-// sourceReader remembers an error of the connection, to be told from one of the
-// content: the client may send the former again, not the latter.
-type sourceReader struct {
-	reader io.Reader
-	err    error
-}
-
-func (s *sourceReader) Read(p []byte) (int, error) {
-	n, err := s.reader.Read(p)
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
-}
-
-// share reads a body and counts it among all that arrive.
-type share struct {
-	reader   io.Reader
-	arriving *atomic.Int64
-	bytes    int64
-}
-
-var errNoRoom = errors.New("no room for the body")
-
-func (s *share) Read(p []byte) (int, error) {
-	n, err := s.reader.Read(p)
-	s.bytes += int64(n)
-	if s.arriving.Add(int64(n)) > maxArriving {
-		return n, errNoRoom
-	}
-	return n, err
-}
-
-func (s *share) free() { s.arriving.Add(-s.bytes) }
 
 // conflictProblem points at the events whose IDs are taken and says what is
 // stored under them.

@@ -1,6 +1,7 @@
 package datastorage
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -18,12 +19,10 @@ import (
 const (
 	defaultLimit = 50
 	maxLimit     = 1000
+	// maxLeaving bounds the memory of events that clients have asked for and have yet
+	// to take.
+	maxLeaving = 8 * MaxPageBytes
 )
-
-type listAnswer struct {
-	Data       []json.RawMessage `json:"data"`
-	Pagination pagination        `json:"pagination"`
-}
 
 type pagination struct {
 	Limit   int    `json:"limit"`
@@ -44,19 +43,44 @@ func (a *API) listEvents(w http.ResponseWriter, r *http.Request) {
 		p.write(w)
 		return
 	}
-	answer := listAnswer{
-		Data:       make([]json.RawMessage, len(page.Events)),
-		Pagination: pagination{Limit: filter.Limit, Offset: filter.Offset, Total: page.Total, HasMore: page.Next != nil},
-	}
-	for i := range page.Events {
-		answer.Data[i] = page.Events[i].json()
-	}
+	out := pagination{Limit: filter.Limit, Offset: filter.Offset, Total: page.Total, HasMore: page.Next != nil}
 	if page.Next != nil {
 		// Fewer where they are large, which whoever pages by offset must know.
-		answer.Pagination.Limit = len(page.Events)
-		answer.Pagination.After = page.Next.String()
+		out.Limit = len(page.Events)
+		out.After = page.Next.String()
 	}
-	writeJSON(w, http.StatusOK, answer)
+	last, err := json.Marshal(out)
+	if err != nil {
+		panic(err) // Numbers and texts always have a form.
+	}
+	a.leave(w, `{"data":[`, page.Events, fmt.Sprintf(`],"pagination":%s}`+"\n", last))
+}
+
+// leave answers with events, in JSON between two texts, and lets go of each as soon
+// as it is on its way.
+func (a *API) leave(w http.ResponseWriter, before string, events []Stored, after string) {
+	bytes := int64(0)
+	for i := range events {
+		bytes += int64(len(events[i].Body))
+	}
+	defer a.leaving.Add(-bytes)
+	if a.leaving.Add(bytes) > maxLeaving {
+		retryable(tooManyRequests, "events that other clients are slow to take fill all the memory there is for them; send this request again later").write(w)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	out := bufio.NewWriter(w)
+	_, err := out.WriteString(before)
+	for i := 0; i < len(events) && err == nil; i++ {
+		if i > 0 {
+			_ = out.WriteByte(',') // It fails again with the event.
+		}
+		text := events[i].json()
+		events[i].Body = nil
+		_, err = out.Write(text)
+	}
+	_, _ = out.WriteString(after)
+	_ = out.Flush() // Nobody is there to be told.
 }
 
 func (a *API) getEvent(w http.ResponseWriter, r *http.Request) {
@@ -65,7 +89,7 @@ func (a *API) getEvent(w http.ResponseWriter, r *http.Request) {
 		p.write(w)
 		return
 	}
-	writeJSON(w, http.StatusOK, event.json())
+	a.leave(w, "", []Stored{*event}, "\n")
 }
 
 // event returns the event with an ID that a client has sent.
