@@ -3,7 +3,9 @@ package bench
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -14,16 +16,19 @@ import (
 	"testing"
 	"time"
 
+	"kubernaut.ai/notification/internal/audit"
 	auditclient "kubernaut.ai/notification/internal/audit/client"
+	"kubernaut.ai/notification/internal/datastorage/storetest"
 	"kubernaut.ai/notification/test/harness"
 )
 
 const slowClients = 200
 
 // BenchmarkSlowClients reports the memory of a DataStorage with GOMEMLIMIT=256MiB,
-// into which 5,000 events a second come while 200 clients take their answers of
-// 1,000 events at 1 KiB a second: the most of the first and of the last quarter of
-// the time, and of all of it, beside the limit as the program itself has it. With
+// into which 5,000 events a second come while 200 clients take their answers at 1 KiB
+// a second, most of them 1,000 events, which the kernel has room for, and one in ten
+// 8 MiB, for which it has none: the most of the first and of the last quarter of the
+// time, and of all of it, beside the limit as the program itself has it. With
 // BENCHTIME=3600x it takes an hour.
 func BenchmarkSlowClients(b *testing.B) {
 	b.Setenv("GOMEMLIMIT", "256MiB")
@@ -35,26 +40,31 @@ func BenchmarkSlowClients(b *testing.B) {
 	defer client.CloseIdleConnections()
 	f := &filler{b: b, client: client}
 	f.fill(10_000)
+	fillLarge(b, client)
 	stop := f.pace(writesPerSecond)
 	defer stop()
 
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
-	transport := &http.Transport{MaxConnsPerHost: slowClients, WriteBufferSize: 4 << 10, ReadBufferSize: 4 << 10}
+	transport := &http.Transport{MaxConnsPerHost: slowClients, WriteBufferSize: 4 << 10, ReadBufferSize: 4 << 10, DialContext: dialSlow}
 	defer transport.CloseIdleConnections()
 	slow := &http.Client{Transport: transport}
 	var attached atomic.Int64
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer cancel()
-	for range slowClients {
+	for n := range slowClients {
+		what := ""
+		if n%10 == 0 {
+			what = "&correlation_id=large"
+		}
 		work.Go(func() {
 			for ctx.Err() == nil {
-				crawl(ctx, slow, storage.URL+"/api/v1/audit/events?limit=1000", &attached)
+				crawl(ctx, slow, storage.URL+"/api/v1/audit/events?limit=1000"+what, &attached)
 			}
 		})
 	}
-	for attached.Load() < slowClients {
+	for attached.Load() < slowClients*9/10 {
 		<-time.After(100 * time.Millisecond)
 	}
 
@@ -81,6 +91,32 @@ func BenchmarkSlowClients(b *testing.B) {
 	if process.Ended() {
 		b.Error("DataStorage has ended")
 	}
+}
+
+// fillLarge posts events of which a page has 8 MiB.
+func fillLarge(b *testing.B, client *auditclient.Client) {
+	b.Helper()
+	batch := make([]audit.Event, 10)
+	for n := range 15 {
+		for i := range batch {
+			batch[i] = storetest.Record(0).Event
+			batch[i].EventID, batch[i].CorrelationID = audit.EventID("large", strconv.Itoa(10*n+i)), "large"
+			batch[i].EventData = fmt.Appendf(nil, `{"text":%q}`, strings.Repeat("x", 64<<10))
+		}
+		if _, err := client.Post(b.Context(), batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// dialSlow connects with so little room for what comes in that the sender notices
+// how slowly it is read.
+func dialSlow(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		err = tcp.SetReadBuffer(4 << 10)
+	}
+	return conn, err
 }
 
 // crawl takes an answer as slowly as it may, until the server has had enough, and
