@@ -44,6 +44,10 @@ func (a *API) listEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := pagination{Limit: filter.Limit, Offset: filter.Offset, Total: page.Total, HasMore: page.Next != nil}
+	if n := len(page.Events); n > 0 {
+		// They may lie further back than events are counted.
+		out.Total = max(out.Total, int64(min(MaxTotal, filter.Offset+n)))
+	}
 	if page.Next != nil {
 		// Fewer where they are large, which whoever pages by offset must know.
 		out.Limit = len(page.Events)

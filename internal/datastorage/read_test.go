@@ -1,6 +1,7 @@
 package datastorage_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"kubernaut.ai/notification/internal/datastorage"
 )
 
 func leafHash(body []byte) [sha256.Size]byte { return sha256.Sum256(append([]byte{0}, body...)) }
@@ -52,6 +55,27 @@ func TestListingWalksAllEventsNewestFirst(t *testing.T) {
 			t.Errorf("by offset: got %+v", p)
 		}
 	})
+}
+
+// countless finds events and counts none.
+type countless struct{ datastorage.Store }
+
+func (s countless) Query(ctx context.Context, filter datastorage.Filter) (datastorage.Page, error) {
+	page, err := s.Store.Query(ctx, filter)
+	page.Total = 0
+	return page, err
+}
+
+func TestTotalIsNoLessThanWhatIsThereToBeSeen(t *testing.T) {
+	c := serve(t, countless{openSQLite(t)}, nil)
+	c.post(batchPath, batch(event(0), event(1), event(2), event(3))).want(t, 201)
+	for query, want := range map[string]int{"": 4, "?limit=2": 2, "?limit=2&offset=1": 3, "?offset=4": 0} {
+		var l list
+		c.get(eventsPath+query).want(t, 200).decode(t, &l)
+		if l.Pagination.Total != want {
+			t.Errorf("%q: got a total of %d, want %d", query, l.Pagination.Total, want)
+		}
+	}
 }
 
 func TestListingAnEmptyLog(t *testing.T) {

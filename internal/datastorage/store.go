@@ -230,11 +230,19 @@ type ReadOpener func(ctx context.Context, url string) (Reader, func() error, err
 // store.
 type Opener func(ctx context.Context, url string, unsafe bool) (Store, func() error, error)
 
-// FilterColumns are the names that Filter.Equal may have. Each is a query
-// parameter of the API, a member of the event and a column of the database.
+// FilterColumns are the names that Filter.Equal may have, by how few events they
+// are expected to leave. Each is a query parameter of the API, a member of the event
+// and a column of the database, with an index that begins with it but for the last.
 var FilterColumns = []string{
-	"event_id", "event_type", "event_category", "event_outcome", "severity",
-	"correlation_id", "resource_id", "namespace",
+	"event_id", "correlation_id", "resource_id", "event_type", "event_outcome",
+	"namespace", "event_category", "severity",
+}
+
+// Usual are the values that most events have and that are in no index therefore.
+var Usual = map[string]string{
+	"event_type":     audit.TypeMessageSent,
+	"event_outcome":  audit.OutcomeSuccess,
+	"event_category": "notification",
 }
 
 // Filter selects events. The zero values of IDs, Since, Until and After do not
@@ -253,6 +261,22 @@ func (f *Filter) All() bool {
 	return len(f.Equal)+len(f.IDs) == 0 && f.Since.IsZero() && f.Until.IsZero()
 }
 
+// Along returns the columns that lead to the events: the one that an index begins with,
+// and the namespace where that index has it too. It is empty where the time leads there.
+func (f *Filter) Along() []string {
+	for _, column := range FilterColumns[:len(FilterColumns)-1] {
+		value, ok := f.Equal[column]
+		if !ok || value == Usual[column] {
+			continue
+		}
+		if _, ok := f.Equal["namespace"]; ok && (column == "event_type" || column == "event_outcome") {
+			return []string{column, "namespace"}
+		}
+		return []string{column}
+	}
+	return nil
+}
+
 // Cursor is a position in the order newest first: by event time (microseconds
 // since 1970), then by log index.
 type Cursor struct {
@@ -260,11 +284,15 @@ type Cursor struct {
 	LogIndex int64
 }
 
-// MaxTotal is how far events are counted that pass a filter.
-const MaxTotal = 10_000
+// MaxTotal is how far events are counted that pass a filter, and MaxCounted among how
+// many of those that its index leads to, the newest.
+const (
+	MaxTotal   = 10_000
+	MaxCounted = 50_000
+)
 
 // Page is what a query found. Total counts all that passes the filter, whatever
-// the limit, the offset and the cursor, but MaxTotal where there are more; of a
+// the limit, the offset and the cursor, as far as MaxTotal and MaxCounted go; of a
 // filter that selects all, it counts all. There are fewer events than the limit
 // where they are large, so that their bodies take not much more than MaxPageBytes,
 // but at least one. Next is the position of the last event where more follow, else

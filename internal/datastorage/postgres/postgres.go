@@ -55,11 +55,14 @@ func Open(ctx context.Context, databaseURL string, unsafe bool) (datastorage.Sto
 }
 
 // settings are those of each session. A plan that was cached while the table was
-// small would go on scanning it when it has grown. A process that is stopped while
-// it holds the head of the log, or whose machine is gone, would keep all other
-// replicas from it, the latter for as long as the kernel believes in the connection:
-// two hours on Linux, unless it is told otherwise.
+// small would go on scanning it when it has grown. Whatever is asked for is in the
+// order of an index and soon found, though the planner may believe otherwise, and not
+// worth compiling. A process that is stopped while it holds the head of the log, or
+// whose machine is gone, would keep all other replicas from it, the latter for as long
+// as the kernel believes in the connection: two hours on Linux, unless it is told
+// otherwise.
 const settings = `SET plan_cache_mode = force_custom_plan;
+	SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off;
 	SET idle_in_transaction_session_timeout = '5s';
 	SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3`
 

@@ -22,20 +22,21 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 	}
 	// It closes a connection with a transaction that has not ended.
 	defer conn.Release()
-	where, args := conditions(filter)
-	count := fmt.Sprintf("SELECT count(*) FROM (SELECT FROM audit_events WHERE %s LIMIT %d) AS found", where, datastorage.MaxTotal)
+	near, rest, args := conditions(filter)
+	count := fmt.Sprintf("SELECT count(*) FROM (SELECT FROM (SELECT * FROM audit_events WHERE %s %s LIMIT %d) AS e WHERE %s LIMIT %d) AS found",
+		near, newestFirst, datastorage.MaxCounted, rest, datastorage.MaxTotal)
 	if filter.All() {
 		count = "SELECT size FROM audit_log_head"
 	}
 	var batch pgx.Batch
 	batch.Queue("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 	batch.Queue(count, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&page.Total) })
+	where := near + " AND " + rest
 	if filter.After != nil {
 		where += fmt.Sprintf(" AND (event_timestamp, log_index) < ($%d, $%d)", len(args)+1, len(args)+2)
 		args = append(slices.Clip(args), time.UnixMicro(filter.After.Micros), filter.After.LogIndex)
 	}
-	statement := fmt.Sprintf("%s FROM audit_events AS e WHERE %s ORDER BY event_timestamp DESC, log_index DESC LIMIT $%d OFFSET $%d",
-		selectEvents, where, len(args)+1, len(args)+2)
+	statement := fmt.Sprintf("%s FROM audit_events AS e WHERE %s %s LIMIT $%d OFFSET $%d", selectEvents, where, newestFirst, len(args)+1, len(args)+2)
 	batch.Queue(statement, append(slices.Clip(args), filter.Limit+1, filter.Offset)...).Query(func(rows pgx.Rows) (err error) {
 		page.Events, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (datastorage.Stored, error) { return scanEvent(row) })
 		return err
@@ -70,26 +71,38 @@ func scanEvent(row pgx.CollectableRow, others ...any) (s datastorage.Stored, err
 	return s, err
 }
 
-func conditions(filter datastorage.Filter) (string, []any) {
-	where, args := []string{"true"}, []any{}
-	add := func(condition string, value any) {
+const newestFirst = "ORDER BY event_timestamp DESC, log_index DESC"
+
+// conditions returns what leads to events by an index, and what else they must meet,
+// written so that the planner does not take another index for it.
+func conditions(filter datastorage.Filter) (near, rest string, args []any) {
+	where, others := []string{"true"}, []string{"true"}
+	param := func(value any) string {
 		args = append(args, value)
-		where = append(where, fmt.Sprintf("%s $%d", condition, len(args)))
+		return fmt.Sprintf("$%d", len(args))
 	}
+	along := filter.Along()
 	for _, column := range datastorage.FilterColumns {
-		if value, ok := filter.Equal[column]; ok {
-			add(column+" =", value)
+		value, ok := filter.Equal[column]
+		switch {
+		case !ok:
+		case !slices.Contains(along, column):
+			others = append(others, column+" || '' = "+param(value))
+		default:
+			where = append(where, column+" = "+param(value))
+			if usual := datastorage.Usual[column]; usual != "" {
+				where = append(where, column+" <> '"+usual+"'")
+			}
 		}
 	}
 	if filter.IDs != nil {
-		args = append(args, toUUIDs(filter.IDs))
-		where = append(where, fmt.Sprintf("event_id = ANY($%d::uuid[])", len(args)))
+		where = append(where, "event_id = ANY("+param(toUUIDs(filter.IDs))+"::uuid[])")
 	}
 	if !filter.Since.IsZero() {
-		add("event_timestamp >=", filter.Since)
+		where = append(where, "event_timestamp >= "+param(filter.Since))
 	}
 	if !filter.Until.IsZero() {
-		add("event_timestamp <=", filter.Until)
+		where = append(where, "event_timestamp <= "+param(filter.Until))
 	}
-	return strings.Join(where, " AND "), args
+	return strings.Join(where, " AND "), strings.Join(others, " AND "), args
 }

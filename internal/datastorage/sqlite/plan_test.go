@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -56,11 +55,12 @@ func (e *explainer) explain(query string, args []any) {
 var (
 	whole  = regexp.MustCompile(`(?m)^SCAN (e|b|old|audit_\w+)$`)
 	sorted = regexp.MustCompile(`(?m)^USE TEMP B-TREE`)
+	steps  = regexp.MustCompile(`(?m)^(?:SEARCH|SCAN) (?:e|audit_events) USING (?:COVERING )?INDEX (\w+)(?: \((.*)\))?$`)
 )
 
 // SQLite knows no more of a table than its indices, unless somebody has had them
 // analyzed. It must find the same way with both.
-func TestNoQueryReadsOrSortsMoreThanIsAskedFor(t *testing.T) {
+func onBoth(t *testing.T, test func(t *testing.T, db *sql.DB)) {
 	path := filepath.Join(t.TempDir(), "log.db")
 	store, closeStore, err := Open(t.Context(), "sqlite:"+path, false)
 	if err != nil {
@@ -71,48 +71,76 @@ func TestNoQueryReadsOrSortsMoreThanIsAskedFor(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	now := time.Now().UTC()
-	storetest.Fill(t, store, now)
+	storetest.Fill(t, store, time.Now().UTC())
 	db, err := connect(path, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
+	t.Run("as it is made", func(t *testing.T) { test(t, db) })
+	if _, err := db.Exec("ANALYZE"); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("analyzed", func(t *testing.T) { test(t, db) })
+}
 
-	query := func(edits ...func(*datastorage.Filter)) func(reader) error {
+func TestEachFilterIsFollowedByItsIndexAlone(t *testing.T) {
+	onBoth(t, func(t *testing.T, db *sql.DB) {
+		for name, way := range storetest.Ways() {
+			t.Run(name, func(t *testing.T) {
+				e := &explainer{DB: db, t: t}
+				if _, err := (reader{e}).query(t.Context(), way.Filter); err != nil {
+					t.Fatal(err)
+				}
+				plan := strings.Join(e.steps, "\n")
+				found := steps.FindAllStringSubmatch(plan, -1)
+				want := 2 // to count and to read
+				if way.Filter.All() {
+					want = 1
+				}
+				if len(found) != want || sorted.MatchString(plan) {
+					t.Errorf("the plan has %d steps along indices, want %d", len(found), want)
+				}
+				var bounds []string
+				if way.Columns != nil {
+					bounds = append(bounds, way.Columns[0]+"=?")
+				}
+				if !way.Filter.Since.IsZero() {
+					bounds = append(bounds, "event_timestamp>?")
+				}
+				for n, step := range found {
+					if way.Filter.After != nil && n == want-1 {
+						bounds = append(bounds, "event_timestamp<?")
+					}
+					if step[1] != way.Index || step[2] != strings.Join(bounds, " AND ") {
+						t.Errorf("step %d goes along %s by %q, want %s by %q", n, step[1], step[2], way.Index, bounds)
+					}
+				}
+				if t.Failed() {
+					t.Log(plan)
+				}
+			})
+		}
+	})
+}
+
+func TestNoQueryReadsOrSortsMoreThanIsAskedFor(t *testing.T) {
+	now := time.Now().UTC()
+	query := func(filter datastorage.Filter) func(reader) error {
 		return func(r reader) error {
-			filter := datastorage.Filter{Limit: 10}
-			for _, edit := range edits {
-				edit(&filter)
-			}
 			_, err := r.query(t.Context(), filter)
 			return err
 		}
 	}
-	equal := func(column, value string) func(*datastorage.Filter) {
-		return func(f *datastorage.Filter) { f.Equal = map[string]string{column: value} }
-	}
-	middle := func(f *datastorage.Filter) {
-		f.After = &datastorage.Cursor{Micros: storetest.Record(10_000).Event.EventTimestamp.UnixMicro(), LogIndex: 10_000}
-	}
 	ids := []uuid.UUID{storetest.Record(7).Event.EventID}
-	for name, tt := range map[string]struct {
+	tests := map[string]struct {
 		ask  func(reader) error
 		want []string
 		few  bool // what is sorted is no more than what is asked for
 	}{
-		"the newest":                  {query(), []string{"SCAN e USING INDEX audit_events_time", "SEARCH b USING INTEGER PRIMARY KEY", "SCAN audit_log_head"}, false},
-		"a page in the middle of all": {query(middle), []string{"SEARCH e USING INDEX audit_events_time (event_timestamp<?)"}, false},
-		"a correlation ID": {query(equal("correlation_id", "outage")), []string{
-			"SEARCH audit_events USING COVERING INDEX audit_events_correlation (correlation_id=?)", "SEARCH e USING INDEX audit_events_correlation (correlation_id=?)",
-		}, false},
-		"a correlation ID, from the middle on": {query(equal("correlation_id", "outage"), middle), []string{"SEARCH e USING INDEX audit_events_correlation (correlation_id=? AND event_timestamp<?)"}, false},
-		"a resource":                           {query(equal("resource_id", "outage")), []string{"SEARCH e USING INDEX audit_events_resource (resource_id=?)"}, false},
-		"a time": {query(func(f *datastorage.Filter) {
-			f.Since, f.Until = storetest.Epoch, storetest.Epoch.Add(time.Millisecond)
-		}), []string{"SEARCH e USING INDEX audit_events_time (event_timestamp>? AND event_timestamp<?)"}, false},
-		"an event ID": {query(equal("event_id", ids[0].String())), []string{"SEARCH e USING INDEX sqlite_autoindex_audit_events_1 (event_id=?)"}, true},
-		"event IDs":   {query(func(f *datastorage.Filter) { f.IDs = ids }), []string{"SEARCH e USING INDEX sqlite_autoindex_audit_events_1 (event_id=?)"}, true},
+		"the newest":  {query(datastorage.Filter{Limit: 10}), []string{"SCAN audit_log_head", "SEARCH b USING INTEGER PRIMARY KEY"}, false},
+		"an event ID": {query(datastorage.Filter{Limit: 10, Equal: map[string]string{"event_id": ids[0].String()}}), []string{"SEARCH e USING INDEX sqlite_autoindex_audit_events_1 (event_id=?)"}, true},
+		"event IDs":   {query(datastorage.Filter{Limit: 10, IDs: ids}), []string{"SEARCH e USING INDEX sqlite_autoindex_audit_events_1 (event_id=?)"}, true},
 		"what is sent and stored already": {func(r reader) error {
 			_, err := find(t.Context(), r.querier, ids)
 			return err
@@ -132,16 +160,10 @@ func TestNoQueryReadsOrSortsMoreThanIsAskedFor(t *testing.T) {
 			_, err := r.Hashes(t.Context(), 0, 3, 4)
 			return err
 		}, []string{"SEARCH audit_tiles USING INDEX sqlite_autoindex_audit_tiles_1 (level=? AND tile_index>? AND tile_index<?)"}, false},
-	} {
-		for _, analyzed := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, analyzed %v", name, analyzed), func(t *testing.T) {
-				statement := "ANALYZE"
-				if !analyzed {
-					statement = "DROP TABLE IF EXISTS sqlite_stat1"
-				}
-				if _, err := db.Exec(statement); err != nil {
-					t.Fatal(err)
-				}
+	}
+	onBoth(t, func(t *testing.T, db *sql.DB) {
+		for name, tt := range tests {
+			t.Run(name, func(t *testing.T) {
 				e := &explainer{DB: db, t: t}
 				if err := tt.ask(reader{e}); err != nil {
 					t.Fatal(err)
@@ -160,5 +182,5 @@ func TestNoQueryReadsOrSortsMoreThanIsAskedFor(t *testing.T) {
 				}
 			})
 		}
-	}
+	})
 }

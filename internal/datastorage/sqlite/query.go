@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,20 +23,21 @@ func (s *store) Query(ctx context.Context, filter datastorage.Filter) (datastora
 
 func (r reader) query(ctx context.Context, filter datastorage.Filter) (datastorage.Page, error) {
 	var page datastorage.Page
-	where, args := conditions(filter)
-	count := "SELECT count(*) FROM (SELECT 1 FROM audit_events WHERE " + strings.Join(where, " AND ") + " LIMIT " + strconv.Itoa(datastorage.MaxTotal) + ")"
+	near, rest, args := conditions(filter)
+	count := fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM (SELECT * FROM audit_events WHERE %s %s LIMIT %d) WHERE %s LIMIT %d)",
+		near, newestFirst, datastorage.MaxCounted, rest, datastorage.MaxTotal)
 	if filter.All() {
 		count = "SELECT size FROM audit_log_head"
 	}
 	if err := r.QueryRowContext(ctx, count, args...).Scan(&page.Total); err != nil {
 		return page, fmt.Errorf("count events: %w", err)
 	}
+	where := near + " AND " + rest
 	if filter.After != nil {
-		where = append(where, "(event_timestamp, log_index) < (?, ?)")
+		where += " AND (event_timestamp, log_index) < (?, ?)"
 		args = append(args, filter.After.Micros, filter.After.LogIndex)
 	}
-	statement := selectEvents + " LEFT JOIN audit_bodies AS b USING (log_index) WHERE " +
-		strings.Join(where, " AND ") + " ORDER BY event_timestamp DESC, log_index DESC LIMIT ? OFFSET ?"
+	statement := fmt.Sprintf("%s LEFT JOIN audit_bodies AS b USING (log_index) WHERE %s %s LIMIT ? OFFSET ?", selectEvents, where, newestFirst)
 	rows, err := r.QueryContext(ctx, statement, append(args, filter.Limit+1, filter.Offset)...)
 	if err != nil {
 		return page, fmt.Errorf("read events: %w", err)
@@ -78,11 +79,29 @@ func scanEvent(rows *sql.Rows) (s datastorage.Stored, err error) {
 	return s, err
 }
 
-func conditions(filter datastorage.Filter) (where []string, args []any) {
-	where = []string{"TRUE"}
+const newestFirst = "ORDER BY event_timestamp DESC, log_index DESC"
+
+// conditions returns what leads to events by an index, and what else they must meet,
+// written so that SQLite does not take another index for it. The arguments are in
+// that order.
+func conditions(filter datastorage.Filter) (near, rest string, args []any) {
+	where, others, otherArgs := []string{"TRUE"}, []string{"TRUE"}, []any{}
+	along := filter.Along()
 	for _, column := range datastorage.FilterColumns {
-		if value, ok := filter.Equal[column]; ok {
+		value, ok := filter.Equal[column]
+		if !ok {
+			continue
+		}
+		switch slices.Index(along, column) {
+		case 0:
 			where, args = append(where, column+" = ?"), append(args, value)
+			if usual := datastorage.Usual[column]; usual != "" {
+				where = append(where, column+" <> '"+usual+"'")
+			}
+		case 1:
+			where, args = append(where, column+" || '' = ?"), append(args, value)
+		default:
+			others, otherArgs = append(others, column+" || '' = ?"), append(otherArgs, value)
 		}
 	}
 	if filter.IDs != nil {
@@ -94,5 +113,5 @@ func conditions(filter datastorage.Filter) (where []string, args []any) {
 	if !filter.Until.IsZero() {
 		where, args = append(where, "event_timestamp <= ?"), append(args, filter.Until.UnixMicro())
 	}
-	return where, args
+	return strings.Join(where, " AND "), strings.Join(others, " AND "), append(args, otherArgs...)
 }

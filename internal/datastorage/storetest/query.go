@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -106,11 +107,18 @@ func testStableWalk(t *testing.T, s *datastorage.Log) {
 }
 
 func testTotal(t *testing.T, s *datastorage.Log) {
-	all := datastorage.MaxTotal + 1000
+	const uncounted = 1000
+	all := datastorage.MaxCounted + uncounted
+	rare := []int64{int64(all - 1), uncounted, uncounted - 1, 0} // two of them among those that are counted
 	for n := 0; n < all; n += 1000 {
 		var records []datastorage.Record
-		for i := range 1000 {
-			records = append(records, Record(n+i, func(e *audit.Event) { e.CorrelationID = "same" }))
+		for i := n; i < n+1000; i++ {
+			records = append(records, Record(i, func(e *audit.Event) {
+				e.CorrelationID = "same"
+				if slices.Contains(rare, int64(i)) {
+					e.Severity = "rare"
+				}
+			}))
 		}
 		mustAppend(t, s, records...)
 	}
@@ -119,4 +127,14 @@ func testTotal(t *testing.T, s *datastorage.Log) {
 	equal(t, "total of many", int64(datastorage.MaxTotal), mustQuery(t, s, datastorage.Filter{Equal: same}).Total)
 	since := Epoch.Add(time.Duration(all-500) * time.Microsecond)
 	equal(t, "total of fewer", int64(500), mustQuery(t, s, datastorage.Filter{Equal: same, Since: since}).Total)
+	for _, filter := range []datastorage.Filter{
+		{Equal: map[string]string{"severity": "rare"}, Limit: 3},
+		{Equal: map[string]string{"severity": "rare", "correlation_id": "same"}, Limit: 3},
+	} {
+		page := mustQuery(t, s, filter)
+		equal(t, "total of rare ones", int64(2), page.Total)
+		equal(t, "page of rare ones", rare[:3], indices(page))
+		filter.After = page.Next
+		equal(t, "second page of rare ones", rare[3:], indices(mustQuery(t, s, filter)))
+	}
 }
