@@ -231,7 +231,7 @@ func TestAnUpdateTakesThePlaceOfTheFirstMessageOfItsIncident(t *testing.T) {
 	}
 	all := i.slack.Messages()
 	equal(t, "messages", len(all), 2)
-	equal(t, "updates of the first", all[0].Updates, 2)
+	equal(t, "updates of the first", len(all[0].Before), 2)
 }
 
 // Slack has taken an attempt on which a process died, and others have gone to Slack
@@ -287,7 +287,7 @@ func TestTheIntentSaysWhatAMessageFollows(t *testing.T) {
 	equal(t, "state", d.State, v1alpha1.DeliverySent)
 	equal(t, "possible duplicate", isTrue(d.PossibleDuplicate), false)
 	equal(t, "messages", len(i.slack.Messages()), 1)
-	equal(t, "updates", i.slack.Messages()[0].Updates, 2)
+	equal(t, "updates", len(i.slack.Messages()[0].Before), 2)
 
 	// A reply that is in doubt is for the policy to decide.
 	i.tell("reply", withPolicy(v1alpha1.AmbiguousHold))

@@ -42,7 +42,7 @@ func TestSlackShowsAReplyInItsThreadAndAnUpdateInPlace(t *testing.T) {
 		if id := send(follower(first, true)); id != first {
 			t.Errorf("the receipt is %q, want that of what was replaced, %q", id, first)
 		}
-		if got := slack.Messages()[0]; len(slack.Messages()) != before || got.Key != "follower" || got.Updates != n || len(got.Mentions) > 0 {
+		if got := slack.Messages()[0]; len(slack.Messages()) != before || got.Key != "follower" || len(got.Before) != n || len(got.Mentions) > 0 {
 			t.Errorf("%d messages, the first of them %+v; want %d, and it to be replaced", len(slack.Messages()), got, before)
 		}
 	}

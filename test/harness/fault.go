@@ -115,11 +115,12 @@ func NewFaultProxy(tb testing.TB, target string, client *tls.Config) *FaultProxy
 	return p
 }
 
-// NewTLSFaultProxy is NewFaultProxy for clients that speak HTTPS.
-func NewTLSFaultProxy(tb testing.TB, target string, client *tls.Config) *FaultProxy {
+// NewTLSFaultProxy is NewFaultProxy for clients that speak HTTPS, and take it for one
+// of the given hosts or for this machine.
+func NewTLSFaultProxy(tb testing.TB, target string, client *tls.Config, hosts ...string) *FaultProxy {
 	tb.Helper()
 	p := newFaultProxy(tb, target, client)
-	certificate, key, err := cert.GenerateSelfSignedCertKey(Host, nil, []string{"localhost"})
+	certificate, key, err := cert.GenerateSelfSignedCertKey(Host, nil, append(hosts, "localhost"))
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -126,7 +126,10 @@ func asks(ctx context.Context, c *http.Client, url string) <-chan string {
 // proxies runs a test with a proxy of either kind.
 func proxies(t *testing.T, test func(t *testing.T, b *behind, p *FaultProxy)) {
 	t.Helper()
-	for name, start := range map[string]func(testing.TB, string, *tls.Config) *FaultProxy{"plain": NewFaultProxy, "TLS": NewTLSFaultProxy} {
+	secure := func(tb testing.TB, target string, client *tls.Config) *FaultProxy {
+		return NewTLSFaultProxy(tb, target, client)
+	}
+	for name, start := range map[string]func(testing.TB, string, *tls.Config) *FaultProxy{"plain": NewFaultProxy, "TLS": secure} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBehind(t)

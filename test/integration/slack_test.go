@@ -59,7 +59,7 @@ func TestSlackShowsAnIncidentAsOneConversation(t *testing.T) {
 	if d.Attempts != 2 || d.PossibleDuplicate != nil || d.ExternalID != first.ExternalID {
 		t.Errorf("%d attempts, possible duplicate %v, receipt %q; want 2, none and that of the first", d.Attempts, d.PossibleDuplicate, d.ExternalID)
 	}
-	if all := slack.Messages(); len(all) != 1 || all[0].Updates != 2 {
+	if all := slack.Messages(); len(all) != 1 || len(all[0].Before) != 2 {
 		t.Errorf("messages after an update: %+v", all)
 	}
 

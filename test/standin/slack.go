@@ -20,10 +20,10 @@ type SlackMessage struct {
 	Channel  string // its ID
 	Key      string // the ID of the first block
 	TS       string
-	Thread   string // the TS of the message that it is a reply to
-	Shown    bool   // in the channel, as every message that is no reply
-	Updates  int    // how often it was replaced
-	Content  []byte // as it came last
+	Thread   string   // the TS of the message that it is a reply to
+	Shown    bool     // in the channel, as every message that is no reply
+	Before   []string // the keys of those that it has replaced, the oldest first
+	Content  []byte   // as it came last
 	Mentions []string
 }
 
@@ -201,7 +201,7 @@ func (s *Slack) put(m *SlackMessage, update bool) string {
 		return "msg_too_long"
 	}
 	old := s.messages[i]
-	m.TS, m.Thread, m.Shown, m.Updates = old.TS, old.Thread, old.Shown, old.Updates+1
+	m.TS, m.Thread, m.Shown, m.Before = old.TS, old.Thread, old.Shown, append(slices.Clone(old.Before), old.Key)
 	s.messages[i] = *m
 	return ""
 }

@@ -4,12 +4,14 @@ package standin
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -81,9 +83,13 @@ func Impersonate(tb testing.TB, server *tls.Config, handler http.Handler) (proxy
 	secure := newServer(tb, handler)
 	secure.TLS = server
 	secure.StartTLS()
-	way := newServer(tb, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		connect(w, r, secure.Listener.Addr().String())
-	}))
+	return Tunnel(tb, secure.Listener.Addr().String())
+}
+
+// Tunnel returns the URL of a proxy that leads every connection to one address. It ends
+// with the test.
+func Tunnel(tb testing.TB, address string) (proxy string) {
+	way := newServer(tb, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { connect(w, r, address) }))
 	way.Start()
 	return way.URL
 }
@@ -109,7 +115,9 @@ func connect(w http.ResponseWriter, r *http.Request, address string) {
 	var both sync.WaitGroup
 	for from, to := range map[net.Conn]net.Conn{in: out, out: in} {
 		both.Go(func() {
-			_, _ = io.Copy(to, from)
+			if _, err := io.Copy(to, from); errors.Is(err, syscall.ECONNRESET) {
+				_ = to.(*net.TCPConn).SetLinger(0) // which resets the other one too
+			}
 			_ = to.Close()
 		})
 	}
