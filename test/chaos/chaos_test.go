@@ -8,6 +8,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -224,12 +225,13 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 		}
 	}
 	progress("no more faults")
+	conserved := w.drained()
 	w.rest()
 	settling := time.Now()
 	work.settle(r.settle, progress)
 	out.settled = time.Since(settling)
 	fresh := w.fresh()
-	conserved := w.conserved()
+	maps.Copy(conserved, w.conserved("last one", "conservation_difference", "dead_letters", "rejected_events", "buffered_events"))
 	logs := w.finish()
 	stop()
 	work.tasks.Wait()

@@ -91,11 +91,11 @@ func (h *history) judgeRepeats(byMessage map[message]*told, v violations) {
 	}
 }
 
-// The rate limit of chLimited. A manager starts again sooner than the bucket is full, so
-// that one which forgets shows.
+// The rate limit of chLimited. A manager starts again long before so many could have been
+// sent, however slow the machine is: one that forgets what it has sent shows.
 const (
-	rateEvery = 4 * time.Second
-	rateBurst = 2
+	rateEvery = 8 * time.Second
+	rateBurst = 4
 	// rateSlack is for the moment between an attempt's leave to begin and its beginning.
 	rateSlack = 100 * time.Millisecond
 )

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -42,8 +43,8 @@ func various() *history {
 	repeat := request("repeat", expected{repeats: "group", named: []string{chPlain}})
 	h.store(repeat, audit.TypeMessageSuppressed, "", 0).Data.DuplicateOfUID = "original"
 
-	for i, name := range []string{"limited-0", "limited-1", "limited-2"} {
-		o := request(name, expected{named: []string{chLimited}})
+	for i := range rateBurst + 1 {
+		o := request(fmt.Sprint("limited-", i), expected{named: []string{chLimited}})
 		send(o, chLimited)
 		o.begun = map[int32]time.Time{1: begin.Add(time.Duration(i/rateBurst) * rateEvery)}
 	}
@@ -93,6 +94,7 @@ func TestTheOracleFindsEachBrokenPromiseOfEachKind(t *testing.T) {
 		other.LogIndex = h.events[i].LogIndex
 		h.events[i], h.events = other, h.events[:len(h.events)-1]
 	}
+	lastLimited := fmt.Sprint("limited-", rateBurst)
 	perform := func(h *history, name, channel string) {
 		add(h.performed, message{types.UID(name), channel}, "key", false)
 	}
@@ -115,9 +117,9 @@ func TestTheOracleFindsEachBrokenPromiseOfEachKind(t *testing.T) {
 			get(h, "original").deleted = true
 			delete(h.performed, message{"original", chPlain})
 		}, []string{promiseSuppressed}},
-		"too many in a burst": {func(h *history) { get(h, "limited-2").begun[1] = get(h, "limited-0").begun[1] }, []string{promiseRate}},
+		"too many in a burst": {func(h *history) { get(h, lastLimited).begun[1] = get(h, "limited-0").begun[1] }, []string{promiseRate}},
 		"too many in a burst, by clocks that are off": {func(h *history) {
-			get(h, "limited-2").begun[1] = get(h, "limited-0").begun[1]
+			get(h, lastLimited).begun[1] = get(h, "limited-0").begun[1]
 			h.timeouts = nil
 		}, nil},
 		"a dry run performed":          {func(h *history) { perform(h, "dry", chFile) }, []string{promiseDry}},

@@ -34,7 +34,7 @@ const (
 )
 
 var mutants = []mutant{
-	{name: "R1 the wait for the next attempt is in memory", faults: "kill manager$", setup: oneSQLite, edits: []edit{{
+	{name: "R1 the wait for the next attempt is in memory", faults: "kill manager$", setup: oneSQLite, episodes: 40, edits: []edit{{
 		controllerDir + "outcome.go",
 		"d.NextAttemptTime = micro(from.Add(max(p.jitter(backoff(nr.Spec.Retry, d.Attempts)), retryAfter)))",
 		"_, _ = from, retryAfter",
@@ -69,7 +69,7 @@ var mutants = []mutant{
 		"	answer, err := w.client.Post(ctx, header, content)\n",
 		"	answer, err := w.client.Post(ctx, header, content)\n	if err != nil {\n		answer, err = w.client.Post(ctx, header, content)\n	}\n",
 	}}},
-	{name: "R8 drop when full", faults: "DataStorage: (refuse|503)", setup: oneSQLite, edits: []edit{{
+	{name: "R8 drop when full", tests: "internal/audit", edits: []edit{{
 		"internal/audit/buffer.go",
 		"	if err := s.recordFull(&e, spills); err != nil {\n",
 		"	if _ = spills; len(s.pending) >= s.cfg.BufferSize {\n		return nil\n	}\n	if err := s.recordFull(&e, spills); err != nil {\n",
@@ -144,12 +144,12 @@ var mutants = []mutant{
 			"	if !asks(nr) || nr.Status.Cancellation",
 		},
 	}},
-	{name: "a rate limit is forgotten over a restart", faults: "kill manager", setup: oneSQLite, kinds: "limited", episodes: 12, edits: []edit{{
+	{name: "a rate limit is forgotten over a restart", faults: "kill manager$", setup: oneSQLite, kinds: "limited", episodes: 4, edits: []edit{{
 		"internal/controller/slots.go",
 		"	s.health.use(key, func(g *gate) { g.replay(starts, latest, now) })\n",
 		"	_, _ = starts, latest\n",
 	}}},
-	{name: "a wait for a rate limit spends an attempt", faults: "kill manager", setup: oneSQLite, kinds: "limited", edits: []edit{{
+	{name: "a wait for a rate limit spends an attempt", faults: "kill manager", setup: oneSQLite, kinds: "limited", episodes: 2, edits: []edit{{
 		controllerDir + "attempt.go",
 		"				postpone(d, w.err, w.until)\n",
 		"				postpone(d, w.err, w.until)\n				d.Attempts++\n",
@@ -254,7 +254,8 @@ func (m mutant) run(t *testing.T, control *harness.ControlPlane, n int) (says st
 			r := round{seed: 1, kills: 0, requests: 5 * cmp.Or(m.episodes, 25), episodes: cmp.Or(m.episodes, 25), settle: settle, only: regexp.MustCompile(m.faults), kinds: kindsOf(regexp.MustCompile(cmp.Or(m.kinds, "plain")))}
 			found := r.run(quiet{t}, control, p, s, n).violations
 			for _, promise := range promises {
-				if len(found[promise]) > 0 && says == "" {
+				late := promise == promiseFinished || promise == promiseFresh // as any may be on a slow machine
+				if len(found[promise]) > 0 && says == "" && !late {
 					says = fmt.Sprintf("%s: %d times not", promise, len(found[promise]))
 				}
 			}

@@ -179,8 +179,8 @@ func (s *sinks) fail(w http.ResponseWriter, m message, body []byte) bool {
 	if left := time.Until(s.notBefore[m]); left > 0 {
 		s.early[m] = fmt.Sprintf("try %d came %s too early", try, left)
 	}
-	refusal := (draw/32 + uint32(try)) % 6
-	if refusal == 1 {
+	refusal := (draw/32 + uint32(try)) % 8
+	if refusal == 1 || refusal > 5 {
 		s.notBefore[m] = time.Now().Add(2 * time.Second)
 	}
 	s.mu.Unlock()
@@ -209,6 +209,9 @@ func (s *sinks) fail(w http.ResponseWriter, m message, body []byte) bool {
 		_, _ = w.Write([]byte(strings.Repeat("\x00\xff<html>", 10000)))
 	case 5:
 		harness.Reset(w, nil)
+	default: // a pause for this message, and not the channel's others
+		w.Header().Set("Retry-After", "2")
+		w.WriteHeader(http.StatusTooEarly)
 	}
 	return true
 }
