@@ -239,7 +239,7 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 	h := history{
 		obligations: append(work.obligations(), fresh), performed: w.sinks.count(t, w.dir+"/files", logs),
 		events: w.data.Events(t), closed: dropped(t, logs), conserved: conserved,
-		texts: append(logs, w.storage.Log(), w.told()), secrets: secrets, posted: w.slack.Messages(),
+		texts: append(logs, w.storage.Log(), w.told()), secrets: secrets, posted: w.slack.Messages(), arrived: w.sinks.arrivals(),
 	}
 	h.countPosted()
 	if !s.steps {

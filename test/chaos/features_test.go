@@ -29,11 +29,21 @@ func (h *history) judgeRequest(o *obligation, byMessage map[message]*told, v vio
 		}
 	}
 	h.judgeAnswers(o, byMessage, v)
+	h.judgeWords(o, v)
 	for _, text := range o.strayed {
 		v.add(promiseDecided, "%s: %s", o.name, text)
 	}
 	if len(o.routes) > 0 && !slices.ContainsFunc(o.routes, func(channels []string) bool { return slices.Equal(channels, o.routed) }) {
 		v.add(promiseDecided, "%s was routed to %v, want one of %v", o.name, o.routed, o.routes)
+	}
+}
+
+// judgeWords looks at what a channel with a template got.
+func (h *history) judgeWords(o *obligation, v violations) {
+	a, ok := h.arrived[message{o.uid, chTemplated}]
+	subject, body := "["+strings.ToUpper(a.Priority)+"] Message ", o.name+" of "+o.correlation
+	if ok && (!strings.HasPrefix(a.Subject, subject) || a.Body != body) {
+		v.add(promiseWords, "%s got %q and %q, want %q and %q", chTemplated, a.Subject, a.Body, subject, body)
 	}
 }
 

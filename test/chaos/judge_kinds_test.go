@@ -49,6 +49,10 @@ func various() *history {
 		o.begun = map[int32]time.Time{1: begin.Add(time.Duration(i/rateBurst) * rateEvery)}
 	}
 
+	templated := request("templated", expected{named: []string{chTemplated}})
+	send(templated, chTemplated)
+	h.arrived = map[message]arrival{{"templated", chTemplated}: {document: document{Priority: "High", Subject: "[HIGH] Message 7", Body: "templated of templated"}}}
+
 	dry := request("dry", expected{dry: true, named: []string{chPlain, chFile}})
 	h.store(dry, audit.TypeMessageDryRun, chPlain, 0)
 	h.store(dry, audit.TypeMessageDryRun, chFile, 0)
@@ -122,6 +126,7 @@ func TestTheOracleFindsEachBrokenPromiseOfEachKind(t *testing.T) {
 			get(h, lastLimited).begun[1] = get(h, "limited-0").begun[1]
 			h.timeouts = nil
 		}, nil},
+		"the words of no template":     {func(h *history) { h.arrived[message{"templated", chTemplated}] = arrival{} }, []string{promiseWords}},
 		"a dry run performed":          {func(h *history) { perform(h, "dry", chFile) }, []string{promiseDry}},
 		"a dry run on another channel": {func(h *history) { perform(h, "dry", chSlow) }, []string{promiseDecided}},
 		"a dry run untold":             {func(h *history) { forget(h, "dry", audit.TypeMessageDryRun) }, []string{promiseDry}},

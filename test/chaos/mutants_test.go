@@ -164,6 +164,11 @@ var mutants = []mutant{
 		"		m, failure := fill(object, message(nr, d.Channel, d.Attempts+1))\n",
 		"		m, failure := fill(object, message(nr, d.Channel, d.Attempts+1))\n		if d.Attempts > 0 {\n			m = message(nr, d.Channel, d.Attempts+1)\n		}\n",
 	}}},
+	{name: "a template is left out", faults: "kill manager", setup: oneSQLite, kinds: "templated", edits: []edit{{
+		controllerDir + "attempt.go",
+		"		m, failure := fill(object, message(nr, d.Channel, d.Attempts+1))\n",
+		"		_, failure := fill(object, message(nr, d.Channel, d.Attempts+1))\n		m := message(nr, d.Channel, d.Attempts+1)\n",
+	}}},
 	{name: "a dry run sends", faults: "kill manager", setup: oneSQLite, kinds: "rehearsed", edits: []edit{{
 		controllerDir + "plan.go",
 		"	if isDryRun(nr) {\n		p.planDryRun(nr)\n",

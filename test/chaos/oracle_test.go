@@ -58,6 +58,7 @@ type history struct {
 	texts       []string                 // all that the programs printed and wrote down
 	secrets     []string                 // what no text may hold
 	posted      []standin.SlackMessage   // in chIncident
+	arrived     map[message]arrival      // what came first of each webhook
 	timeouts    map[string]time.Duration // of each channel, with the grace for its outcome; nil where clocks were stepped
 }
 
