@@ -243,7 +243,7 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 	}
 	h.countPosted()
 	if !s.steps {
-		h.early, h.timeouts = w.sinks.early, w.timeouts()
+		h.early, h.timeouts, h.quiet = w.sinks.early, w.timeouts(), w.quiet
 	}
 	w.storage.Kill()
 	h.texts = append(h.texts, w.written()...)

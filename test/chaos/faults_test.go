@@ -109,6 +109,7 @@ func catalogue() []fault {
 			},
 		}},
 		{"the sinks", func(w *world) *proxy { return w.toSinks }, nil},
+		{"the way to Slack", func(w *world) *proxy { return w.toSlack }, nil},
 		{"the API server", func(w *world) *proxy { return w.api }, nil},
 	} {
 		all = append(all, network(p.name, p.of, p.more)...)
@@ -251,6 +252,8 @@ func crashes() []fault {
 		{"escalation", func(w *world) *proxy { return w.api }, isWrite(true, `"reason":"Unanswered"`)},
 		{"suppression", func(w *world) *proxy { return w.api }, isWrite(true, `"suppressedTime"`)},
 		{"dry run", func(w *world) *proxy { return w.api }, isWrite(true, `"class":"DryRun"`)},
+		{"quiet hours", func(w *world) *proxy { return w.api }, isWrite(true, `"quietUntil"`)},
+		{"send to Slack", func(w *world) *proxy { return w.toSlack }, isPost},
 	} {
 		for _, kind := range []harness.FaultKind{harness.FaultHoldBefore, harness.FaultHold} {
 			when := map[harness.FaultKind]string{harness.FaultHoldBefore: "before", harness.FaultHold: "after"}[kind]

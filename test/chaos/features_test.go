@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -11,7 +10,6 @@ import (
 
 	"kubernaut.ai/notification/api/v1alpha1"
 	"kubernaut.ai/notification/internal/audit"
-	"kubernaut.ai/notification/test/standin"
 )
 
 // judgeRequest looks at what became of one request.
@@ -29,6 +27,7 @@ func (h *history) judgeRequest(o *obligation, byMessage map[message]*told, v vio
 		}
 	}
 	h.judgeAnswers(o, byMessage, v)
+	h.judgeQuiet(o, v)
 	h.judgeWords(o, v)
 	for _, text := range o.strayed {
 		v.add(promiseDecided, "%s: %s", o.name, text)
@@ -195,43 +194,4 @@ func (h *history) tooSoon(o *obligation, byMessage map[message]*told, at time.Ti
 		}
 	}
 	return !first.IsZero() && first.Before(at) && at.Sub(first) < within
-}
-
-// judgeReplies looks at what is in Slack.
-func (h *history) judgeReplies(known map[types.UID]*obligation, v violations) {
-	owners := map[string]*obligation{}
-	for _, o := range known {
-		owners[keyOf(o)] = o
-	}
-	for _, m := range h.posted {
-		o := owners[m.Key]
-		if o == nil {
-			v.add(promiseUnfounded, "nobody made what is in Slack: %+v", m)
-			continue
-		}
-		i := slices.IndexFunc(h.posted, func(other standin.SlackMessage) bool { return other.TS == m.Thread })
-		if m.Thread != "" && (i < 0 || m.Thread >= m.TS || owners[h.posted[i].Key] == nil || owners[h.posted[i].Key].correlation != o.correlation) {
-			v.add(promiseReply, "%s of %s replies to %q", o.name, o.correlation, cmp.Or(m.Thread, "nothing"))
-		}
-		_, followed, _ := strings.Cut(o.followed.ExternalID, "/")
-		if o.followed.Mode == v1alpha1.FollowUpReply && m.Thread != followed {
-			v.add(promiseReply, "%s follows %+v and replies to %q", o.name, o.followed, m.Thread)
-		}
-	}
-}
-
-// countPosted counts what was posted in Slack.
-func (h *history) countPosted() {
-	for _, o := range h.obligations {
-		for _, m := range h.posted {
-			if m.Key == keyOf(o) {
-				add(h.performed, message{o.uid, chIncident}, m.Key, false)
-			}
-		}
-	}
-}
-
-// keyOf is the ID of the first block of a request's message in Slack.
-func keyOf(o *obligation) string {
-	return audit.EventID("delivery", string(o.uid), chIncident).String()
 }

@@ -67,18 +67,45 @@ func various() *history {
 	e := h.store(escalated, audit.TypeMessageEscalated, "", 0)
 	e.EventTimestamp, e.Data.EscalatedTo = begin.Add(within), []string{chFile}
 
-	for i, name := range []string{"first", "second"} {
-		o := request(name, expected{named: []string{chIncident}})
-		o.correlation = "incident"
-		m := standin.SlackMessage{Channel: "C1", TS: string(rune('1' + i)), Key: keyOf(o)}
-		if i > 0 {
-			m.Thread, o.followed = "1", v1alpha1.FollowUp{Mode: v1alpha1.FollowUpReply, ExternalID: "C1/1"}
-		}
-		h.posted = append(h.posted, m)
-		h.store(o, audit.TypeMessageSent, chIncident, 1)
+	h.quiet = []span{{begin, begin.Add(time.Minute)}}
+	for name, at := range map[string]time.Duration{"held": time.Minute, "urgent": time.Second} {
+		o := request(name, expected{routes: [][]string{quietChannels}, quiet: true, urgent: name == "urgent"})
+		o.created, o.routed = begin.Add(time.Second), quietChannels
+		send(o, quietChannels...)
+		h.arrived[message{o.uid, chPlain}] = arrival{at: begin.Add(at)}
 	}
+	h.converse(request, begin)
 	h.countPosted()
 	return h
+}
+
+// converse adds an incident on each channel in Slack: a message with a reply, and one whose
+// place two updates took. They were in flight together, and the older one came last.
+func (h *history) converse(request func(string, expected) *obligation, begin time.Time) {
+	at := func(seconds int) time.Time { return begin.Add(time.Duration(seconds) * time.Second) }
+	tell := func(name, ch string, made int, mode v1alpha1.FollowUpMode) (key string) {
+		o := request(name, expected{named: []string{ch}, updates: mode == v1alpha1.FollowUpUpdate})
+		o.correlation, o.created, o.gone = ch, at(made), false
+		o.conversation = conversation{place: slackChannels[ch] + "/1", placed: at(made), replaces: at(4)}
+		if mode != "" {
+			o.followed = v1alpha1.FollowUp{Mode: mode, ExternalID: o.place}
+		}
+		o.last = &v1alpha1.NotificationRequest{Status: v1alpha1.NotificationRequestStatus{
+			FinishedTime: new(metav1.NewMicroTime(at(5))),
+			Conditions:   []metav1.Condition{{Type: v1alpha1.ConditionAudited, Status: metav1.ConditionTrue}},
+		}}
+		h.store(o, audit.TypeMessageSent, ch, 1).EventTimestamp = at(4)
+		return keyOf(o.uid, ch)
+	}
+	begins := tell("begins", chUpdated, 0, "")
+	h.posted = []standin.SlackMessage{
+		{Channel: slackChannels[chIncident], TS: "1", Key: tell("first", chIncident, 0, "")},
+		{Channel: slackChannels[chIncident], TS: "2", Key: tell("second", chIncident, 1, v1alpha1.FollowUpReply), Thread: "1"},
+		{
+			Channel: slackChannels[chUpdated], TS: "1", Key: tell("older", chUpdated, 1, v1alpha1.FollowUpUpdate),
+			Before: []string{begins, tell("newer", chUpdated, 2, v1alpha1.FollowUpUpdate)},
+		},
+	}
 }
 
 func TestTheOracleFindsEachBrokenPromiseOfEachKind(t *testing.T) {
@@ -99,6 +126,8 @@ func TestTheOracleFindsEachBrokenPromiseOfEachKind(t *testing.T) {
 		h.events[i], h.events = other, h.events[:len(h.events)-1]
 	}
 	lastLimited := fmt.Sprint("limited-", rateBurst)
+	beginAgain := func(h *history) { h.posted[1].Thread, get(h, "second").followed = "", v1alpha1.FollowUp{} }
+	late := func(h *history) { get(h, "older").replaces = get(h, "older").replaces.Add(aMoment + time.Millisecond) }
 	perform := func(h *history, name, channel string) {
 		add(h.performed, message{types.UID(name), channel}, "key", false)
 	}
@@ -164,6 +193,27 @@ func TestTheOracleFindsEachBrokenPromiseOfEachKind(t *testing.T) {
 		"a reply elsewhere":      {func(h *history) { get(h, "first").correlation = "another" }, []string{promiseReply, promiseAttempts, promiseTerminal}},
 		"a reply not as decided": {func(h *history) { h.posted[1].Thread = "" }, []string{promiseReply}},
 		"a message of nobody":    {func(h *history) { h.posted[0].Key = "x" }, []string{promiseUnfounded, promiseReply}},
+		"begun again":            {beginAgain, []string{promiseBegun}},
+		"begun again, together":  {func(h *history) { beginAgain(h); get(h, "first").placed = get(h, "second").created }, nil},
+		"begun again, forgotten": {func(h *history) { beginAgain(h); get(h, "first").gone = true }, nil},
+		"begun again, for it could not follow": {func(h *history) {
+			beginAgain(h)
+			get(h, "urgent").followed = v1alpha1.FollowUp{Mode: v1alpha1.FollowUpSeparate, ExternalID: get(h, "first").place}
+		}, nil},
+		"an update elsewhere":     {func(h *history) { get(h, "newer").followed.ExternalID = "C1/1" }, []string{promiseReply}},
+		"an update come late":     {late, []string{promiseNewest}},
+		"late, by clocks far off": {func(h *history) { late(h); h.timeouts = nil }, nil},
+		"late, and nobody knew":   {func(h *history) { late(h); get(h, "newer").gone = true }, nil},
+		"shown twice, with Hold, for it was to replace": {func(h *history) {
+			get(h, "older").onAmbiguous, event(h, "older", audit.TypeMessageSent).Data.PossibleDuplicate = v1alpha1.AmbiguousHold, true
+			h.performed[message{"older", chUpdated}] = performance{times: 2, keys: map[string]bool{"k": true}, replaced: true}
+		}, nil},
+		"an update as a reply": {func(h *history) { get(h, "second").updates = true }, []string{promiseNewest}},
+		"in quiet hours":       {func(h *history) { h.arrived[message{"held", chPlain}] = h.arrived[message{"urgent", chPlain}] }, []string{promiseQuiet}},
+		"Critical, and held": {func(h *history) {
+			held := v1alpha1.RoutedChannel{Name: chPlain, QuietUntil: new(metav1.Now())}
+			get(h, "urgent").last = &v1alpha1.NotificationRequest{Status: v1alpha1.NotificationRequestStatus{RoutedChannels: []v1alpha1.RoutedChannel{held}}}
+		}, []string{promiseQuiet}},
 	} {
 		t.Run(name, func(t *testing.T) { find(t, various(), tc.change, tc.want) })
 	}
@@ -179,10 +229,11 @@ func TestWhatWasDecidedIsNoticedWhenItChanges(t *testing.T) {
 	}
 	following := func(version string, attempt int32, f v1alpha1.FollowUp) *v1alpha1.NotificationRequest {
 		nr := routed(version)
-		nr.Status.Deliveries = []v1alpha1.Delivery{{Channel: chIncident, State: v1alpha1.DeliveryInFlight, Attempts: attempt, FollowUp: f}}
+		nr.Status.Deliveries = []v1alpha1.Delivery{{Channel: chIncident, State: v1alpha1.DeliveryInFlight, Attempts: attempt, FollowUp: f, StartedTime: new(metav1.NowMicro())}}
 		return nr
 	}
 	reply, separate := v1alpha1.FollowUp{Mode: v1alpha1.FollowUpReply, ExternalID: "C1/1"}, v1alpha1.FollowUp{Mode: v1alpha1.FollowUpSeparate, ExternalID: "C1/1"}
+	update := v1alpha1.FollowUp{Mode: v1alpha1.FollowUpUpdate, ExternalID: "C1/1"}
 	for name, tc := range map[string]struct {
 		looks []*v1alpha1.NotificationRequest
 		want  int
@@ -192,6 +243,8 @@ func TestWhatWasDecidedIsNoticedWhenItChanges(t *testing.T) {
 		"routed twice":              {[]*v1alpha1.NotificationRequest{routed("2", chPlain), routed("10", chFile)}, 1},
 		"begun anew":                {[]*v1alpha1.NotificationRequest{following("1", 1, v1alpha1.FollowUp{}), following("2", 1, reply)}, 0},
 		"follows in the second try": {[]*v1alpha1.NotificationRequest{following("1", 1, v1alpha1.FollowUp{}), following("2", 2, reply)}, 1},
+		"replies, not to be late":   {[]*v1alpha1.NotificationRequest{following("1", 1, update), following("2", 2, reply)}, 0},
+		"replaces what it answered": {[]*v1alpha1.NotificationRequest{following("1", 1, reply), following("2", 2, update)}, 1},
 		"cannot follow":             {[]*v1alpha1.NotificationRequest{following("1", 1, reply), following("2", 2, separate), following("3", 3, separate)}, 0},
 	} {
 		var s seen

@@ -105,6 +105,22 @@ var kinds = []kind{
 			return expected{named: []string{chIncident}}
 		},
 	},
+	{
+		name: "updated", weight: 3, fates: []string{"", "", "", "suspend", "later", "delete", "ttl"},
+		make: func(w *workload, n int, nr *v1alpha1.NotificationRequest) expected {
+			nr.Spec.CorrelationID = fmt.Sprint("updated-", n/60)
+			nr.Spec.Type = pick[v1alpha1.RequestType](w, "StatusUpdate", "StatusUpdate", "Completion", "Simple")
+			return expected{updates: nr.Spec.Type != "Simple", named: []string{chUpdated}}
+		},
+	},
+	{
+		name: "quiet", weight: 2, fates: []string{"", "", "", "suspend", "delete", "recreate", "ttl"},
+		make: func(w *workload, _ int, nr *v1alpha1.NotificationRequest) expected {
+			nr.Labels = map[string]string{teamLabel: quietTeam}
+			nr.Spec.Priority = pick(w, "Medium", "High", v1alpha1.PriorityCritical)
+			return expected{routes: [][]string{quietChannels}, quiet: true, urgent: nr.Spec.Priority == v1alpha1.PriorityCritical}
+		},
+	},
 }
 
 // kindsOf returns the kinds whose names match, each as often as its weight has it.

@@ -17,6 +17,7 @@ type obligation struct {
 	name        string
 	correlation string // the oracle's own ID of the request, or of its incident
 	uid         types.UID
+	created     time.Time // to the second
 	onAmbiguous v1alpha1.AmbiguousPolicy
 	deleted     bool                // somebody asked for its deletion
 	words       map[string][]string // a person's words about deliveries in doubt
@@ -35,6 +36,9 @@ type expected struct {
 	dry        bool   // nothing is to be sent
 	repeats    string // those of its group have the same here
 	expires    bool   // its deadline may pass in the run
+	quiet      bool   // its route has quiet hours
+	urgent     bool   // none hold it
+	updates    bool   // it takes the place of another where it may
 }
 
 // seen is what the API server has shown of a request.
@@ -42,10 +46,11 @@ type seen struct {
 	last *v1alpha1.NotificationRequest // the latest, nil where never
 	gone bool
 
-	routed   []string          // where it goes, as first said
-	followed v1alpha1.FollowUp // what its message to chIncident follows, as last decided
-	strayed  []string          // how a decision was changed that had been taken
-	begun    map[int32]time.Time
+	routed  []string            // where it goes, as first said
+	strayed []string            // how a decision was changed that had been taken
+	begun   map[int32]time.Time // its attempts on chLimited
+
+	conversation
 }
 
 // channels returns where a request goes that nobody has to answer for.
@@ -77,18 +82,15 @@ func (s *seen) see(nr *v1alpha1.NotificationRequest) {
 	}
 	for _, d := range nr.Status.Deliveries {
 		switch {
-		case d.State != v1alpha1.DeliveryInFlight:
-		case d.Channel == chLimited:
+		case d.Channel == chLimited && d.State == v1alpha1.DeliveryInFlight:
 			if s.begun == nil {
 				s.begun = map[int32]time.Time{}
 			}
 			s.begun[d.Attempts] = d.StartedTime.Time // an attempt that was not made is begun anew
-		case d.Channel == chIncident:
-			separate := v1alpha1.FollowUp{Mode: v1alpha1.FollowUpSeparate, ExternalID: s.followed.ExternalID}
-			if d.Attempts > 1 && d.FollowUp != s.followed && d.FollowUp != separate {
-				s.strayed = append(s.strayed, fmt.Sprintf("follows %+v, and in attempt %d %+v", s.followed, d.Attempts, d.FollowUp))
+		case slackChannels[d.Channel] != "":
+			if strayed := s.look(d); strayed != "" {
+				s.strayed = append(s.strayed, strayed)
 			}
-			s.followed = d.FollowUp
 		}
 	}
 }

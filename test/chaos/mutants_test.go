@@ -179,6 +179,26 @@ var mutants = []mutant{
 		"	slack, first := object.Spec.Slack, d.Attempts == 0\n",
 		"	slack, first := object.Spec.Slack, true\n",
 	}}},
+	{name: "nobody follows a request that is finished", faults: "kill manager|Slack", setup: oneSQLite, kinds: "incident|updated", edits: []edit{{
+		controllerDir + "followup.go",
+		"		if o.delivery.State == v1alpha1.DeliverySent && strings",
+		"		if o.delivery.State == v1alpha1.DeliverySent && o.request.Status.FinishedTime == nil && strings",
+	}}},
+	{name: "an update that comes late takes the place of a newer one", faults: "kill manager|Slack", setup: oneSQLite, kinds: "updated", edits: []edit{{
+		controllerDir + "followup.go",
+		"		return newer || asked\n",
+		"		return !newer && asked\n",
+	}}},
+	{name: "what Slack did not answer is posted again underneath", faults: "the way to Slack: cut", setup: oneSQLite, kinds: "incident", edits: []edit{{
+		"internal/delivery/slack.go",
+		"	if answer == nil {\n",
+		"	if answer == nil {\n		answer, err = client.Post(ctx, http.Header{\"Content-Type\": {\"application/json; charset=utf-8\"}}, content)\n	}\n	if answer == nil {\n",
+	}}},
+	{name: "quiet hours go by the manager's clock", faults: "kill manager", setup: oneSQLite, kinds: "quiet", edits: []edit{{
+		"internal/routing/routing.go",
+		"r.route.Spec.QuietHours, at.In(r.zone))",
+		"r.route.Spec.QuietHours, at.UTC())",
+	}}},
 	{name: "the spec is recorded as the API server answers with it", faults: "kill manager", setup: oneSQLite, edits: []edit{{
 		controllerDir + "redact.go",
 		"	err := write()\n	nr.Spec = spec\n	return err\n",

@@ -27,6 +27,7 @@ const (
 	chLimited    = "limited"    // idempotent, and takes no more messages than its rate limit lets through
 	chTemplated  = "templated"  // idempotent, and has words of its own
 	chIncident   = "incident"   // in Slack, where a message replies to the first one of its incident
+	chUpdated    = "updated"    // in Slack, where an update takes the place of that
 )
 
 var (
@@ -43,8 +44,9 @@ type message struct {
 
 // performance is what a channel did for one message.
 type performance struct {
-	times int
-	keys  map[string]bool
+	times    int
+	keys     map[string]bool
+	replaced bool // it took another's place
 }
 
 // history is all that happened in a run, from those who cannot be wrong about it.
@@ -57,8 +59,9 @@ type history struct {
 	early       map[message]string       // tries that came before the time that the channel had asked for
 	texts       []string                 // all that the programs printed and wrote down
 	secrets     []string                 // what no text may hold
-	posted      []standin.SlackMessage   // in chIncident
+	posted      []standin.SlackMessage   // in Slack
 	arrived     map[message]arrival      // what came first of each webhook
+	quiet       []span                   // the quiet hours of quietTeam; nil where clocks were stepped
 	timeouts    map[string]time.Duration // of each channel, with the grace for its outcome; nil where clocks were stepped
 }
 
@@ -103,12 +106,16 @@ const (
 	promiseButton       = "nothing but the button of a link acknowledges"
 	promiseEscalated    = "what nobody acknowledges is escalated once, nothing else is"
 	promiseReply        = "a reply is to an earlier message of its incident"
+	promiseBegun        = "whoever comes later to an incident does not begin it again"
+	promiseNewest       = "what takes another's place is newer"
+	promiseQuiet        = "nothing made in quiet hours arrives in them, unless it is Critical"
 )
 
 var promises = []string{
 	promiseTerminal, promiseAccepted, promiseUnfounded, promiseUndecided, promiseIdempotent, promiseTwice, promiseHold,
 	promiseFence, promiseReason, promiseSecret, promiseTime, promiseAttempts, promiseIDs, promiseLog, promiseFinished, promiseReceipts, promiseCancelled, promiseDropped, promiseSound, promiseFresh,
 	promiseDecided, promiseRepeated, promiseSuppressed, promiseRate, promiseWait, promiseWords, promiseDry, promiseAcknowledged, promiseButton, promiseEscalated, promiseReply,
+	promiseBegun, promiseNewest, promiseQuiet,
 }
 
 // told is what the events say about one message or, with no channel, about a request.
@@ -141,7 +148,7 @@ func judge(h history) violations {
 	}
 	h.judgeRepeats(byMessage, v)
 	h.judgeRate(byMessage, v)
-	h.judgeReplies(known, v)
+	h.judgeSlack(byMessage, v)
 	h.judgePrograms(byMessage, v)
 	return v
 }
@@ -306,7 +313,7 @@ func judgeMessage(o *obligation, m message, p performance, t *told, v violations
 		}
 	}
 	allowed, promise := 1, promiseHold
-	if o.onAmbiguous == v1alpha1.AmbiguousRetry {
+	if o.onAmbiguous == v1alpha1.AmbiguousRetry || p.replaced { // a doubt about that is none
 		allowed, promise = 2, promiseTwice
 	}
 	if p.times > allowed+asked {

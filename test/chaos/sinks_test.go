@@ -68,6 +68,7 @@ func newSinks(t testing.TB, slow time.Duration) *sinks {
 
 // arrival is how a message came.
 type arrival struct {
+	at   time.Time
 	text []byte
 	document
 }
@@ -143,7 +144,7 @@ func (s *sinks) checkContent(m message, d document, body []byte) {
 	s.mu.Lock()
 	first, ok := s.arrived[m]
 	if !ok {
-		s.arrived[m] = arrival{body, d}
+		s.arrived[m] = arrival{time.Now(), body, d}
 	}
 	s.mu.Unlock()
 	if ok && !bytes.Equal(first.text, body) {

@@ -209,7 +209,7 @@ func (w *workload) submit(nr *v1alpha1.NotificationRequest, owed expected) *obli
 		return nil
 	}
 	o := &obligation{
-		name: nr.Name, correlation: nr.Spec.CorrelationID, uid: created.UID, onAmbiguous: nr.Spec.OnAmbiguous,
+		name: nr.Name, correlation: nr.Spec.CorrelationID, uid: created.UID, created: created.CreationTimestamp.Time, onAmbiguous: nr.Spec.OnAmbiguous,
 		expected: owed, words: map[string][]string{},
 	}
 	w.mu.Lock()

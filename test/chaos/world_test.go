@@ -59,11 +59,12 @@ type world struct {
 	storageAddress string
 	data           harness.DataStorage
 	slack          *standin.Slack
+	quiet          []span
 
-	api, toStorage, toSinks *proxy
-	replicas                []*replica
-	unfillable              error // why the DLQ's disk cannot be filled here
-	precise                 int   // managers that were killed just where they were to be
+	api, toStorage, toSinks, toSlack *proxy
+	replicas                         []*replica
+	unfillable                       error // why the DLQ's disk cannot be filled here
+	precise                          int   // managers that were killed just where they were to be
 }
 
 // replica is one manager with what is its own.
@@ -95,6 +96,7 @@ func newWorld(t testing.TB, control *harness.ControlPlane, p programs, s setup, 
 	w.data = harness.DataStorage{URL: "http://" + w.storageAddress}
 	w.toStorage = newProxy(harness.NewFaultProxy(t, w.data.URL, nil))
 	w.toSinks = newProxy(harness.NewFaultProxy(t, "http://"+w.sinks.address, nil))
+	w.toSlack = newProxy(harness.NewTLSFaultProxy(t, w.slack.URL, nil, "slack.com"))
 	w.api = newProxy(harness.NewTLSFaultProxy(t, config.Host, tlsConfig))
 	w.prepareCluster()
 
@@ -219,18 +221,22 @@ func (w *world) prepareCluster() {
 	webhook(chTemplated, true, v1alpha1.SecretKeyRef{}, func(spec *v1alpha1.NotificationChannelSpec) { spec.Template = template })
 	w.create(&corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: "slack", Namespace: w.namespace},
-		StringData: map[string]string{"token": slackToken, "ca.crt": string(w.slack.CA)},
+		StringData: map[string]string{"token": slackToken, "ca.crt": string(w.toSlack.CA)},
 	})
 	w.slack.SetToken(slackToken)
-	channel(chIncident, v1alpha1.NotificationChannelSpec{
-		Type: v1alpha1.ChannelSlack, Timeout: timeout(chIncident),
-		Slack: &v1alpha1.SlackChannel{
-			BotTokenSecretRef: v1alpha1.SecretKeyRef{Name: "slack", Key: "token"}, Channel: "C0000000002", FollowUps: v1alpha1.FollowUpReply,
-		},
-		TLS:   v1alpha1.TLSConfig{CASecretRef: v1alpha1.SecretKeyRef{Name: "slack", Key: "ca.crt"}},
-		Proxy: &v1alpha1.ProxyConfig{URL: w.slack.Proxy},
-	})
-	w.create(routes(w.namespace)...)
+	way := standin.Tunnel(w, w.toSlack.Address)
+	for name, mode := range map[string]v1alpha1.FollowUpMode{chIncident: v1alpha1.FollowUpReply, chUpdated: v1alpha1.FollowUpUpdate} {
+		channel(name, v1alpha1.NotificationChannelSpec{
+			Type: v1alpha1.ChannelSlack, Timeout: timeout(name),
+			Slack: &v1alpha1.SlackChannel{
+				BotTokenSecretRef: v1alpha1.SecretKeyRef{Name: "slack", Key: "token"}, Channel: slackChannels[name], FollowUps: mode,
+			},
+			TLS:   v1alpha1.TLSConfig{CASecretRef: v1alpha1.SecretKeyRef{Name: "slack", Key: "ca.crt"}},
+			Proxy: &v1alpha1.ProxyConfig{URL: way},
+		})
+	}
+	w.quiet = quietSpans(time.Now())
+	w.create(append(routes(w.namespace), quietRoute(w.namespace, w.quiet))...)
 }
 
 // template is that of chTemplated. Its sink knows the words.
@@ -301,7 +307,7 @@ const outcomeGrace = 30 * time.Second
 func (w *world) timeouts() map[string]time.Duration {
 	const quick = 2*time.Second + outcomeGrace
 	return map[string]time.Duration{
-		chIdempotent: quick, chPlain: quick, chBad: quick, chSlow: w.sinks.slow + quick, chLimited: quick, chTemplated: quick, chIncident: quick,
+		chIdempotent: quick, chPlain: quick, chBad: quick, chSlow: w.sinks.slow + quick, chLimited: quick, chTemplated: quick, chIncident: quick, chUpdated: quick,
 	}
 }
 
