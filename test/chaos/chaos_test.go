@@ -182,23 +182,7 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 	start := time.Now()
 	rng := rand.New(rand.NewPCG(r.seed, 0))
 	w := newWorld(t, control, p, s, n, *slowFlag)
-	var wanted, killers int
-	var names []string
-	for _, f := range catalogue() {
-		if f.usable != nil && !f.usable(w) {
-			continue
-		}
-		if names = append(names, f.name); !r.only.MatchString(f.name) {
-			continue
-		}
-		if wanted++; f.kills > 0 {
-			killers++
-		}
-	}
-	if wanted == 0 {
-		t.Fatalf("ONLY=%s leaves no fault; with %s there are: %s", r.only, s, strings.Join(names, ", "))
-	}
-	if killers == 0 {
+	if !w.kills(r.only) {
 		r.kills, r.episodes = 0, max(r.kills, r.episodes)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -209,8 +193,13 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 		made, done := work.counts()
 		say("%s: %d of %d kills, %d of %d requests made, %d done, %.0f s, %s", s, out.kills, r.kills, made, r.requests, done, time.Since(start).Seconds(), doing)
 	}
-	last := start
+	last, most, moved := start, 0, start
 	for made := 0; out.kills < r.kills || made < r.requests || out.episodes < r.episodes; made, _ = work.counts() {
+		if made > most {
+			most, moved = made, time.Now()
+		} else if made < r.requests && time.Since(moved) > r.settle {
+			break // those that are open are stuck, and so no more are made
+		}
 		// Some wait already when a fault comes, and more come meanwhile.
 		if r.kills > 0 {
 			work.allow(20 + r.requests*out.kills/r.kills)
@@ -236,17 +225,8 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 	stop()
 	work.tasks.Wait()
 
-	h := history{
-		obligations: append(work.obligations(), fresh), performed: w.sinks.count(t, w.dir+"/files", logs),
-		events: w.data.Events(t), closed: dropped(t, logs), conserved: conserved,
-		texts: append(logs, w.storage.Log(), w.told()), secrets: secrets, posted: w.slack.Messages(), arrived: w.sinks.arrivals(),
-	}
-	h.countPosted()
-	if !s.steps {
-		h.early, h.timeouts, h.quiet = w.sinks.early, w.timeouts(), w.quiet
-	}
-	w.storage.Kill()
-	h.texts = append(h.texts, w.written()...)
+	h := w.history(append(work.obligations(), fresh), logs)
+	h.conserved = conserved
 	out.violations = judge(h)
 	if !fresh.done() {
 		out.violations.add(promiseFresh, "a request after the last fault did not get through\n%s", harness.Describe(fresh.last))
@@ -273,6 +253,24 @@ func (r round) run(t testing.TB, control *harness.ControlPlane, p programs, s se
 		keep(t, fmt.Sprintf("chaos-%d-%d", r.seed, n), logs)
 	}
 	return out
+}
+
+// kills reports whether some of the faults that are wanted kill a process.
+func (w *world) kills(only *regexp.Regexp) (some bool) {
+	var names, wanted []string
+	for _, f := range catalogue() {
+		if f.usable != nil && !f.usable(w) {
+			continue
+		}
+		names = append(names, f.name)
+		if only.MatchString(f.name) {
+			wanted, some = append(wanted, f.name), some || f.kills > 0
+		}
+	}
+	if len(wanted) == 0 {
+		w.Fatalf("ONLY=%s leaves no fault; with %s there are: %s", only, w.setup, strings.Join(names, ", "))
+	}
+	return some
 }
 
 // keep leaves what the managers printed where a person finds it.

@@ -145,6 +145,22 @@ func (w *world) finish() (logs []string) {
 	return logs
 }
 
+// history is what has happened to the requests, and ends DataStorage.
+func (w *world) history(obligations []*obligation, logs []string) history {
+	h := history{
+		obligations: obligations, performed: w.sinks.count(w, w.dir+"/files", logs),
+		events: w.data.Events(w), closed: dropped(w, logs), posted: w.slack.Messages(), arrived: w.sinks.arrivals(),
+		texts: append(logs, w.storage.Log(), w.told()), secrets: secrets,
+	}
+	h.countPosted()
+	if !w.steps {
+		h.early, h.timeouts, h.quiet = w.sinks.early, w.timeouts(), w.quiet
+	}
+	w.storage.Kill()
+	h.texts = append(h.texts, w.written()...)
+	return h
+}
+
 var droppedCount = regexp.MustCompile(`"dropped_count":(\d+)`)
 
 // dropped returns what each audit store that was closed said that it had dropped.

@@ -112,11 +112,18 @@ var mutants = []mutant{
 		{"internal/audit/writer.go", "	defer ticker.Stop()\n", "	defer ticker.Stop()\n	defer func() { _ = s.Close(context.Background()) }()\n"},
 		{"internal/audit/buffer.go", "	s.mu.Lock()\n	kept, spills := s.keep(&e), s.spills\n", "	s.mu.Lock()\n	if s.sealed {\n		s.mu.Unlock()\n		return nil\n	}\n	kept, spills := s.keep(&e), s.spills\n"},
 	}},
-	{name: "a suppressed request is sent too", faults: "kill manager", setup: oneSQLite, kinds: "repeated", edits: []edit{{
-		controllerDir + "plan.go",
-		"	if len(nr.Status.Deliveries) > 0 || nr.Status.DuplicateOf.SuppressedTime != nil {\n",
-		"	if len(nr.Status.Deliveries) > 0 {\n",
-	}}},
+	{name: "a suppressed request is sent too", faults: "kill manager", setup: oneSQLite, kinds: "repeated", edits: []edit{
+		{
+			controllerDir + "plan.go",
+			"	if len(nr.Status.Deliveries) > 0 || nr.Status.DuplicateOf.SuppressedTime != nil {\n",
+			"	if len(nr.Status.Deliveries) > 0 {\n",
+		},
+		{
+			controllerDir + "dedup.go",
+			"	case original.Name != \"\":\n",
+			"	case original.Name != \"\" && original.SuppressedTime == nil:\n",
+		},
+	}},
 	{name: "the last one to acknowledge counts", faults: "kill manager", setup: oneSQLite, kinds: "asking", edits: []edit{{
 		"internal/acknowledge/server.go",
 		"		if err != nil || nr == nil || nr.Status.Acknowledgement.Time != nil {\n",
