@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -19,17 +20,20 @@ import (
 const chainPath = "/api/v1/audit/verify-chain"
 
 type chainAnswer struct {
-	IsValid        bool            `json:"is_valid"`
-	TotalEvents    int             `json:"total_events"`
-	VerifiedEvents int             `json:"verified_events"`
-	TamperedEvents []tamperedEvent `json:"tampered_events"`
-	Checkpoint     string          `json:"checkpoint"`
+	CorrelationID    string          `json:"correlation_id"`
+	IsValid          bool            `json:"is_valid"`
+	Message          string          `json:"message"`
+	TotalEvents      int             `json:"total_events"`
+	VerifiedEvents   int             `json:"verified_events"`
+	TamperedEvents   []tamperedEvent `json:"tampered_events"`
+	VerificationTime time.Time       `json:"verification_time"`
+	Checkpoint       string          `json:"checkpoint"`
 }
 
 type tamperedEvent struct {
 	EventID  string `json:"event_id"`
 	LogIndex int64  `json:"log_index"`
-	Reason   string `json:"reason"`
+	Message  string `json:"message"`
 }
 
 // verifyChain checks the events of a correlation ID against the newest checkpoint.
@@ -59,13 +63,17 @@ func (a *API) verifyChain(w http.ResponseWriter, r *http.Request) {
 		p.write(w)
 		return
 	}
-	answer := chainAnswer{TotalEvents: len(indices), TamperedEvents: []tamperedEvent{}, Checkpoint: head.Checkpoint}
+	answer := chainAnswer{
+		CorrelationID: id, TotalEvents: len(indices), TamperedEvents: []tamperedEvent{},
+		VerificationTime: a.events.now().UTC().Truncate(time.Microsecond), Checkpoint: head.Checkpoint,
+	}
 	if p := a.logProblem(r, a.verifyRows(ctx, indices, head, &answer)); p != nil {
 		p.write(w)
 		return
 	}
 	answer.VerifiedEvents = answer.TotalEvents - len(answer.TamperedEvents)
 	answer.IsValid = len(answer.TamperedEvents) == 0
+	answer.Message = fmt.Sprintf("%d of %d events are in the log as they were recorded", answer.VerifiedEvents, answer.TotalEvents)
 	writeJSON(w, http.StatusOK, answer)
 }
 
@@ -118,17 +126,17 @@ func (a *API) verifyRows(ctx context.Context, indices []int64, head Head, answer
 			if err != nil {
 				return err
 			}
-			t := tamperedEvent{LogIndex: index, Reason: "it was deleted meanwhile"}
+			t := tamperedEvent{LogIndex: index, Message: "it was deleted meanwhile"}
 			if len(rows) > 0 {
 				leaf, proven := leaves[index]
-				t.EventID, t.Reason = rows[0].ID(), wrongWith(&rows[0], leaf, proven)
-				if t.Reason == "" && rows[0].Body == nil {
-					if t.Reason, err = expired.wrong(ctx, &rows[0]); err != nil {
+				t.EventID, t.Message = rows[0].ID(), wrongWith(&rows[0], leaf, proven)
+				if t.Message == "" && rows[0].Body == nil {
+					if t.Message, err = expired.wrong(ctx, &rows[0]); err != nil {
 						return err
 					}
 				}
 			}
-			if t.Reason != "" {
+			if t.Message != "" {
 				answer.TamperedEvents = append(answer.TamperedEvents, t)
 			}
 		}

@@ -16,15 +16,18 @@ import (
 const chainPath = "/api/v1/audit/verify-chain"
 
 type chain struct {
-	IsValid        bool `json:"is_valid"`
-	TotalEvents    int  `json:"total_events"`
-	VerifiedEvents int  `json:"verified_events"`
+	CorrelationID  string `json:"correlation_id"`
+	IsValid        bool   `json:"is_valid"`
+	Message        string `json:"message"`
+	TotalEvents    int    `json:"total_events"`
+	VerifiedEvents int    `json:"verified_events"`
 	TamperedEvents []struct {
 		EventID  string `json:"event_id"`
 		LogIndex int64  `json:"log_index"`
-		Reason   string `json:"reason"`
+		Message  string `json:"message"`
 	} `json:"tampered_events"`
-	Checkpoint string `json:"checkpoint"`
+	VerificationTime time.Time `json:"verification_time"`
+	Checkpoint       string    `json:"checkpoint"`
 }
 
 func (c *client) chain(correlationID string) (got chain) {
@@ -57,6 +60,9 @@ func TestTheEventsOfACorrelationIDAreVerified(t *testing.T) {
 		if !got.IsValid || got.TotalEvents != 300 || got.VerifiedEvents != 300 || got.TamperedEvents == nil || len(got.TamperedEvents) != 0 || c.verify(got.Checkpoint).Size != 900 {
 			t.Errorf("got %+v", got)
 		}
+		if got.CorrelationID != "incident" || got.Message != "300 of 300 events are in the log as they were recorded" || time.Since(got.VerificationTime).Abs() > time.Hour {
+			t.Errorf("got %+v", got)
+		}
 		if got = c.chain("unknown"); !got.IsValid || got.TotalEvents != 0 {
 			t.Errorf("of none: %+v", got)
 		}
@@ -77,7 +83,7 @@ func TestTheEventsOfACorrelationIDAreVerified(t *testing.T) {
 		got = c.chain("incident")
 		reasons := map[int64]string{}
 		for _, e := range got.TamperedEvents {
-			reasons[e.LogIndex] = e.Reason
+			reasons[e.LogIndex] = e.Message
 			if e.EventID != id(int(e.LogIndex)) && e.LogIndex < 900 {
 				t.Errorf("event %d is said to be %s", e.LogIndex, e.EventID)
 			}
@@ -97,7 +103,7 @@ func TestTheEventsOfACorrelationIDAreVerified(t *testing.T) {
 			t.Errorf("got %d tampered, %d verified of %d", len(got.TamperedEvents), got.VerifiedEvents, got.TotalEvents)
 		}
 		change(t, databaseURL, "DELETE FROM audit_tiles")
-		if got = c.chain("incident"); got.IsValid || got.VerifiedEvents != 0 || !strings.HasPrefix(got.TamperedEvents[0].Reason, "it cannot be proven to be in the log") {
+		if got = c.chain("incident"); got.IsValid || got.VerifiedEvents != 0 || !strings.HasPrefix(got.TamperedEvents[0].Message, "it cannot be proven to be in the log") {
 			t.Errorf("without tiles: %d verified", got.VerifiedEvents)
 		}
 	})

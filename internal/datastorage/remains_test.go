@@ -37,7 +37,7 @@ func TestNothingThatRemainsOfAnEventCanBeChanged(t *testing.T) {
 				export, _ := verified(t, c.get(exportPath).want(t, 200).body)
 				chain := map[int64]string{}
 				for _, e := range c.chain("incident").TamperedEvents {
-					chain[e.LogIndex] = e.Reason
+					chain[e.LogIndex] = e.Message
 				}
 				const want = "its columns were changed: they are not those that it had when it expired, as event 300 shows"
 				for n, columns := range changes {

@@ -178,7 +178,7 @@ func TestNothingCanBePassedOffAsExpired(t *testing.T) {
 				if out, err := verified(t, c.get(exportPath).want(t, 200).body); err == nil || !strings.Contains(out, cmp.Or(tt.export, tt.want)) {
 					t.Errorf("the export: %v\n%s", err, out)
 				}
-				if got := c.chain("incident"); tt.chain != "" && (got.IsValid || len(got.TamperedEvents) != 1 || !strings.HasPrefix(got.TamperedEvents[0].Reason, tt.chain)) {
+				if got := c.chain("incident"); tt.chain != "" && (got.IsValid || len(got.TamperedEvents) != 1 || !strings.HasPrefix(got.TamperedEvents[0].Message, tt.chain)) {
 					t.Errorf("the chain: %+v", got)
 				}
 			})

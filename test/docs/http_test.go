@@ -81,7 +81,7 @@ func parts(step string) (command, answer string) {
 
 var publicKey = regexp.MustCompile(`audit\.kubernaut\.ai/[0-9a-f]{16}\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+`)
 
-var changing = regexp.MustCompile(`"(instance|recorded_at|checkpoint|salt|leaf_hash)":"[^"]*"`)
+var changing = regexp.MustCompile(`"(instance|recorded_at|verification_time|checkpoint|salt|leaf_hash)":"[^"]*"`)
 
 // hashes depend on the salt, which is the random key's too.
 var hashes = regexp.MustCompile(`[0-9a-f]{64}|[A-Za-z0-9+/]{43}=`)
