@@ -289,7 +289,7 @@ type NotificationRequestSpec struct {
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=64
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}([.][0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$') && timestamp(self) > timestamp('0001-01-01T00:00:00Z')",message="must be a time such as 2026-12-24T18:00:00Z or 2026-12-24T19:00:00+01:00"
-	// +kubebuilder:validation:XValidation:rule="timestamp(self) == timestamp(oldSelf)",message="cannot be changed: create a new NotificationRequest instead"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf || timestamp(self) == timestamp(oldSelf)",message="cannot be changed: create a new NotificationRequest instead"
 	NotBefore *metav1.Time `json:"notBefore,omitempty"`
 
 	// dedup lets one request stand for others that say the same thing: where one with

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -90,6 +92,56 @@ func TestTheAPIServerRefusesBadInputAndSaysWhatIsAllowed(t *testing.T) {
 	tried = append(tried, try(validFile, fileRefusals, create)...)
 	wantAllRules(t, "../../config/crd/notification.kubernaut.ai_notificationchannels.yaml", tried)
 	wantAllRules(t, "../../config/crd/notification.kubernaut.ai_notificationroutes.yaml", try(validRoute, routeRefusals, create))
+}
+
+// The kind is a copy of the requests', which gets the rules about times later.
+func TestARequestWithATimeFromBeforeItsRulesCanBeLetGo(t *testing.T) {
+	t.Parallel()
+	c, namespace := harness.NewClient(t, testenv.Config(t)), testenv.Namespace(t)
+	text, err := os.ReadFile("../../config/crd/notification.kubernaut.ai_notificationrequests.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := strings.NewReplacer("notification.kubernaut.ai", "former.kubernaut.ai")
+	strict := parse(t, copied.Replace(string(text)), "")
+	kind := strict.DeepCopy()
+	set(kind.Object, "spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.notBefore.x-kubernetes-validations", nil)
+	if err := c.Create(t.Context(), kind); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Delete(context.WithoutCancel(t.Context()), kind); err != nil {
+			t.Error(err)
+		}
+	})
+	request := parse(t, copied.Replace(validRequest), namespace)
+	set(request.Object, "spec.notBefore", "2026-01-01t00:00:00z")
+	request.SetFinalizers([]string{"former.kubernaut.ai/evidence"})
+	until := func(what string, done func() bool) {
+		t.Helper()
+		tick, end := time.NewTicker(50*time.Millisecond), time.After(time.Minute)
+		defer tick.Stop()
+		for !done() {
+			select {
+			case <-tick.C:
+			case <-end:
+				t.Fatalf("waited a minute until %s", what)
+			}
+		}
+	}
+	held := request.DeepCopy()
+	until("the kind is served", func() bool { return c.Create(t.Context(), held) == nil })
+	lax := kind.DeepCopy()
+	kind.Object["spec"] = strict.Object["spec"]
+	if err := c.Patch(t.Context(), kind, client.MergeFrom(lax)); err != nil {
+		t.Fatal(err)
+	}
+	request.SetName("another")
+	until("such a time is refused", func() bool { return apierrors.IsInvalid(c.Create(t.Context(), request.DeepCopy(), client.DryRunAll)) })
+	held.SetFinalizers(nil)
+	if err := c.Update(t.Context(), held); err != nil {
+		t.Errorf("its finalizer cannot be taken away: %v", err)
+	}
 }
 
 func parse(t *testing.T, text, namespace string) *unstructured.Unstructured {
