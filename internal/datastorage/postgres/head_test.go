@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"kubernaut.ai/notification/internal/datastorage"
 	"kubernaut.ai/notification/internal/datastorage/storetest"
@@ -106,6 +107,33 @@ func TestWhoeverEndsOrStopsWithTheHeadOfTheLogKeepsNobodyFromIt(t *testing.T) {
 				t.Errorf("whoever waited for it: %v", err)
 			}
 		})
+	}
+}
+
+func TestWhoeverTakesNoAnswerKeepsNobodyFromTheHeadOfTheLog(t *testing.T) {
+	server := harness.StartPostgres(t)
+	store, closeStore, err := Open(t.Context(), server.URL(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = closeStore() }()
+	log := storetest.OpenLog(t, store)
+	holder, err := pgx.Connect(t.Context(), server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close(t.Context())
+	if _, err := holder.Exec(t.Context(), settings+"; BEGIN; "+selectHead+" FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	// More than the kernel has room for on both sides.
+	unread := holder.PgConn().Frontend()
+	unread.SendQuery(&pgproto3.Query{String: "SELECT repeat('x', 8000) FROM generate_series(1, 2000)"})
+	if err := unread.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Append(t.Context(), []datastorage.Record{storetest.Record(0)}); err != nil {
+		t.Error(err)
 	}
 }
 

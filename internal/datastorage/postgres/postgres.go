@@ -60,11 +60,13 @@ func Open(ctx context.Context, databaseURL string, unsafe bool) (datastorage.Sto
 // worth compiling. A process that is stopped while it holds the head of the log, or
 // whose machine is gone, would keep all other replicas from it, the latter for as long
 // as the kernel believes in the connection: two hours on Linux, unless it is told
-// otherwise.
+// otherwise. While an answer is on its way to it, the first is not idle and the second
+// not probed, so that has a limit of its own.
 const settings = `SET plan_cache_mode = force_custom_plan;
 	SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off;
 	SET idle_in_transaction_session_timeout = '5s';
-	SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3`
+	SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
+	SET tcp_user_timeout = '11s'`
 
 // prepare refuses a server that would acknowledge events before they are
 // durable, unless that is what is wanted, or that cannot hold all of Unicode.
