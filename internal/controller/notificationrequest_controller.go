@@ -108,7 +108,7 @@ func (r *NotificationRequestReconciler) reconcile(ctx context.Context, key types
 		return ctrl.Result{}, fmt.Errorf("get request: %w", err)
 	}
 	again := r.bury(ctx, key, nr.UID)
-	r.settleDuplicates(key, nr.UID)
+	r.settleDuplicates(key, nr)
 	if err != nil {
 		r.receipts.drop(key)
 		return ctrl.Result{RequeueAfter: again}, nil
@@ -167,7 +167,7 @@ func (r *NotificationRequestReconciler) step(ctx context.Context, nr *v1alpha1.N
 		r.giveUp(nr, begun)
 		return ctrl.Result{}, err
 	}
-	r.settleDuplicates(key, "")
+	r.settleDuplicates(key, nil)
 	r.sends.forget(nr.UID, p.sends, nr.ResourceVersion != base.ResourceVersion)
 	r.receipts.forget(key, p.receipts)
 	r.start(ctx, nr, begun)

@@ -12,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"kubernaut.ai/notification/api/v1alpha1"
@@ -39,7 +40,20 @@ type dedup struct {
 	waiting map[dedupGroup]map[string]bool // names
 	// doubted are requests that are sent, or are not: the answer to the write that has
 	// them sent was lost. The cache may not know of it yet.
-	doubted map[dedupGroup]v1alpha1.Duplicate
+	doubted map[dedupGroup]doubted
+}
+
+// doubted is a request, and the version of it that the write was made on, if it was.
+type doubted struct{ name, uid, version string }
+
+// open reports whether the doubt is still one where nr, or nil, was found in the cache.
+// A version after the one that was to be written shows what was written, if anything.
+func (o doubted) open(nr *v1alpha1.NotificationRequest) bool {
+	if nr == nil || o.uid != string(nr.UID) {
+		return false
+	}
+	order, err := resourceversion.CompareResourceVersion(nr.ResourceVersion, o.version)
+	return err != nil || order <= 0
 }
 
 var dedupSeed = maphash.MakeSeed()
@@ -72,34 +86,34 @@ func (d *dedup) take(group dedupGroup) map[string]bool {
 	return names
 }
 
-// doubt notes that nobody knows whether status has nr sent. No other of its group is
-// sent until settle.
-func (d *dedup) doubt(nr *v1alpha1.NotificationRequest) {
+// doubt notes that nobody knows whether the status that follows base has it sent. No
+// other of its group is sent until settle.
+func (d *dedup) doubt(base *v1alpha1.NotificationRequest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.doubted == nil {
-		d.doubted = map[dedupGroup]v1alpha1.Duplicate{}
+		d.doubted = map[dedupGroup]doubted{}
 	}
-	d.doubted[groupOf(nr)] = v1alpha1.Duplicate{Name: nr.Name, UID: string(nr.UID)}
+	d.doubted[groupOf(base)] = doubted{base.Name, string(base.UID), base.ResourceVersion}
 }
 
 // inDoubt returns the request in doubt that nr has to wait for, zero for none.
 func (d *dedup) inDoubt(nr *v1alpha1.NotificationRequest) (other v1alpha1.Duplicate) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if o := d.doubted[groupOf(nr)]; o.UID != string(nr.UID) {
-		other = o
+	if o := d.doubted[groupOf(nr)]; o.uid != string(nr.UID) {
+		other = v1alpha1.Duplicate{Name: o.name, UID: o.uid}
 	}
 	return other
 }
 
-// settle ends the doubt about the request of a name, unless it is about the one with
-// the given UID, and returns the names of those that wait for it.
-func (d *dedup) settle(key types.NamespacedName, except types.UID) (names map[string]bool) {
+// settle ends the doubt about the request of a name unless it is open where nr was found,
+// and returns the names of those that wait for it.
+func (d *dedup) settle(key types.NamespacedName, nr *v1alpha1.NotificationRequest) (names map[string]bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for group, o := range d.doubted {
-		if group.namespace == key.Namespace && o.Name == key.Name && o.UID != string(except) {
+		if group.namespace == key.Namespace && o.name == key.Name && !o.open(nr) {
 			names = d.waiting[group]
 			delete(d.doubted, group)
 			delete(d.waiting, group)
@@ -199,7 +213,7 @@ func (r *NotificationRequestReconciler) claim(ctx context.Context, base, nr *v1a
 		return apierrors.NewConflict(resource, nr.Name, fmt.Errorf("the request %s was first", original.Name))
 	}
 	if err = write(); err != nil && !unwritten(err) {
-		r.dedup.doubt(nr)
+		r.dedup.doubt(base)
 	}
 	return err
 }
@@ -264,9 +278,9 @@ func reached(status *v1alpha1.NotificationRequestStatus) bool {
 }
 
 // settleDuplicates has the requests looked at that wait because of a doubt about the
-// one of a name, which is gone, or was made again with the given UID, or was written.
-func (r *NotificationRequestReconciler) settleDuplicates(key types.NamespacedName, except types.UID) {
-	r.wakeAll(key.Namespace, r.dedup.settle(key, except))
+// one of a name, which was found in the cache as nr, or was written where that is nil.
+func (r *NotificationRequestReconciler) settleDuplicates(key types.NamespacedName, nr *v1alpha1.NotificationRequest) {
+	r.wakeAll(key.Namespace, r.dedup.settle(key, nr))
 }
 
 func (r *NotificationRequestReconciler) wakeAll(namespace string, names map[string]bool) {

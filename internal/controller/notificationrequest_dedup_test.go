@@ -226,6 +226,45 @@ func TestARequestThatMayNotBeWrittenStandsForNobody(t *testing.T) {
 	}
 }
 
+// A conflict leaves open whether something was written, until the cache has what the
+// write conflicted with.
+func TestAConflictThatSomebodyElseBroughtAboutHoldsUpNobody(t *testing.T) {
+	resource := v1alpha1.SchemeGroupVersion.WithResource("notificationrequests").GroupResource()
+	conflict := error(apierrors.NewConflict(resource, "order-7", errors.New("somebody labelled it")))
+	forbidden := error(apierrors.NewForbidden(resource, "order-7", errors.New("a policy says so")))
+	dedup := func(nr *v1alpha1.NotificationRequest) { nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"} }
+	object, calls := receiver(t, accept)
+	other := newRequest(dedup, func(nr *v1alpha1.NotificationRequest) { nr.Name, nr.UID = "other", "uid-of-other" })
+	other.CreationTimestamp = metav1.NewTime(time.Now())
+	b := newBench(t, newRequest(dedup), object, other)
+	first := b.key
+	b.failNext.Store(&conflict)
+	b.mustLook()
+	b.key = client.ObjectKeyFromObject(other)
+	b.mustLook()
+	equal(t, "the other waits for", b.stored().Status.DuplicateOf.Name, first.Name)
+
+	b.key = first
+	b.failNext.Store(&forbidden)
+	if _, err := b.look(); err == nil {
+		t.Fatal("no error")
+	}
+	equal(t, "in doubt while nothing newer is seen", len(b.dedup.doubted), 1)
+	nr := b.stored()
+	nr.Labels = map[string]string{"seen": "true"}
+	if err := b.cluster.Update(t.Context(), nr); err != nil {
+		t.Fatal(err)
+	}
+	b.failNext.Store(&forbidden)
+	if _, err := b.look(); err == nil {
+		t.Fatal("no error")
+	}
+	equal(t, "in doubt then", len(b.dedup.doubted), 0)
+	b.key = client.ObjectKeyFromObject(other)
+	b.send()
+	equal(t, "sent", calls.Load(), int32(1))
+}
+
 func TestThoseThatWaitAreLookedAtOnceTheyNeedNotWait(t *testing.T) {
 	dedup := func(nr *v1alpha1.NotificationRequest) { nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"} }
 	unavailable := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
