@@ -49,7 +49,7 @@ func TestAMessageIsSentAsItIsWhereTheTemplateFails(t *testing.T) {
 	})
 	b := newBench(t, newRequest(func(nr *v1alpha1.NotificationRequest) { nr.Spec.Retry.InitialDelay = "1ms" }), channel)
 	b.mustLook()
-	const why = `body:1:4: executing "body" at <index .Links 0>: error calling index: reflect: slice index out of range`
+	const why = `body:1:4: executing "body" at <index .Links 0>: error calling index: reflect: slice index out of range: the request has fewer, so ask with if or len before it`
 	d := b.stored().Status.Deliveries[0]
 	equal(t, "state before anything is sent", d.State, v1alpha1.DeliveryInFlight)
 	equal(t, "template's error then", d.TemplateError, why)

@@ -120,8 +120,12 @@ func execute(name, text string, limit int, data templateData) (string, error) {
 // and inspect have it.
 var unknown = regexp.MustCompile(`( not defined| is not for these templates)$| in type .+$`)
 
+// outOfRange is the end of an error about a link that the message does not have.
+var outOfRange = regexp.MustCompile(`index out of range(: \d+)?$`)
+
 func shown(err error) error {
 	text := strings.TrimPrefix(err.Error(), "template: ")
+	text = outOfRange.ReplaceAllString(text, "$0: the request has fewer, so ask with if or len before it")
 	return errors.New(clean(unknown.ReplaceAllString(text, "$1: kubectl explain nch.spec.template lists the names")))
 }
 

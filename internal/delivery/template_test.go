@@ -70,7 +70,7 @@ func TestATemplateMakesTheSubjectAndTheBodyOfTheSameMessage(t *testing.T) {
 		t.Errorf("subject %q, body %q (%v)", got.Subject, got.Body, err)
 	}
 	bare := &Message{Subject: "s", Body: "b"}
-	got, err = Template{Subject: `{{ .Subject }}{{ .Regarding.Name }}{{ .Fields.x }}{{ range .Links }}x{{ end }}`}.Apply(bare)
+	got, err = Template{Subject: `{{ .Subject }}{{ .Regarding.Name }}{{ .Fields.x }}{{ range .Links }}x{{ end }}{{ if .Links }}{{ (index .Links 0).URL }}{{ end }}`}.Apply(bare)
 	if err != nil || got.Subject != "s" {
 		t.Errorf("a message with nothing but what is required became %q (%v)", got.Subject, err)
 	}
@@ -132,7 +132,7 @@ func TestATemplateThatFailsLeavesTheMessageAsItIs(t *testing.T) {
 		{Template{Body: "{{ .Created.Unix }}"}, "can't evaluate field Unix" + names, false},
 		{Template{Body: `{{ truncate 0 .Body }}`}, "truncate needs a number of characters from 1", false},
 		{Template{Body: `{{ date "15:04" .Subject }}`}, "date needs a time such as 2026-03-01T12:30:00Z", false},
-		{Template{Body: `{{ (index .Links 5).URL }}`}, "index out of range: 5", true},
+		{Template{Body: `{{ (index .Links 5).URL }}`}, "index out of range: 5: the request has fewer, so ask with if or len before it", true},
 		{Template{Body: `{{ .Fields.nothing }}`}, "body: nothing came out", true},
 		{Template{Subject: `{{ .Body }}`}, "subject: longer than 500 characters", true},
 		{Template{Subject: strings.Repeat("x", maxSubject+1)}, "subject: longer than 500 characters", true},
