@@ -71,7 +71,7 @@ func TestALogIsHeldToWhatOthersHaveOfIt(t *testing.T) {
 		if err == nil || !strings.Contains(out, "1. the key was changed: the public key in the head of the log is ") {
 			t.Errorf("with another key: %v\n%s", err, out)
 		}
-		if _, err = run(t, "--database-url", e.url, "--log-key", "x"); err == nil || !strings.Contains(err.Error(), "--log-key must be a public key") {
+		if _, err = run(t, "--database-url", e.url, "--log-key", "x"); err == nil || !strings.Contains(err.Error(), "nothing is known: --log-key must be a public key") {
 			t.Errorf("with no key: %v", err)
 		}
 	})

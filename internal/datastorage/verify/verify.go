@@ -33,12 +33,12 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer, openers 
 		return nil
 	}
 	if err != nil {
-		return err
+		return unknown(err)
 	}
 	r := &report{progress: newProgress(stderr)}
 	c := newChecker(r, opts.logKey)
 	if err := c.marks.read(opts.checkpoints); err != nil {
-		return err
+		return unknown(err)
 	}
 	if len(opts.exports) > 0 {
 		r.source = "The export"
@@ -48,13 +48,17 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer, openers 
 		err = database(ctx, c, opts.databaseURL, openers)
 	}
 	if err != nil {
-		return fmt.Errorf("verification failed, nothing is known: %w", err)
+		return unknown(err)
 	}
 	r.print(stdout)
 	if r.total > 0 {
 		return fmt.Errorf("verification ended with findings: %d", r.total)
 	}
 	return nil
+}
+
+func unknown(err error) error {
+	return fmt.Errorf("verification failed, nothing is known: %w", err)
 }
 
 func parse(args []string, output io.Writer) (opts options, err error) {
