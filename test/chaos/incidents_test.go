@@ -144,13 +144,10 @@ func (h *history) judgeNewest(shown []*obligation, byMessage map[message]*told, 
 func (h *history) countPosted() {
 	for _, o := range h.obligations {
 		for ch, id := range slackChannels {
-			m, key := message{o.uid, ch}, keyOf(o.uid, ch)
-			for _, posted := range h.posted {
-				if i := slices.Index(keysOf(posted), key); posted.Channel == id && i >= 0 {
-					add(h.performed, m, key, false)
-					p := h.performed[m]
-					p.replaced = p.replaced || i > 0
-					h.performed[m] = p
+			key := keyOf(o.uid, ch)
+			for _, m := range h.posted {
+				if m.Channel == id && slices.Contains(keysOf(m), key) {
+					add(h.performed, message{o.uid, ch}, key, false)
 				}
 			}
 		}

@@ -204,10 +204,14 @@ func TestTheOracleFindsEachBrokenPromiseOfEachKind(t *testing.T) {
 		"an update come late":     {late, []string{promiseNewest}},
 		"late, by clocks far off": {func(h *history) { late(h); h.timeouts = nil }, nil},
 		"late, and nobody knew":   {func(h *history) { late(h); get(h, "newer").gone = true }, nil},
-		"shown twice, with Hold, for it was to replace": {func(h *history) {
-			get(h, "older").onAmbiguous, event(h, "older", audit.TypeMessageSent).Data.PossibleDuplicate = v1alpha1.AmbiguousHold, true
-			h.performed[message{"older", chUpdated}] = performance{times: 2, keys: map[string]bool{"k": true}, replaced: true}
+		"put there in doubt, and posted": {func(h *history) {
+			event(h, "older", audit.TypeMessageSent).Data.PossibleDuplicate = true
+			perform(h, "older", chUpdated)
 		}, nil},
+		"put there in doubt, and posted with Hold": {func(h *history) {
+			get(h, "older").onAmbiguous, event(h, "older", audit.TypeMessageSent).Data.PossibleDuplicate = v1alpha1.AmbiguousHold, true
+			perform(h, "older", chUpdated)
+		}, []string{promiseHold}},
 		"an update as a reply": {func(h *history) { get(h, "second").updates = true }, []string{promiseNewest}},
 		"in quiet hours":       {func(h *history) { h.arrived[message{"held", chPlain}] = h.arrived[message{"urgent", chPlain}] }, []string{promiseQuiet}},
 		"Critical, and held": {func(h *history) {

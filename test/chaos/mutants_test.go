@@ -196,6 +196,11 @@ var mutants = []mutant{
 		"		return newer || asked\n",
 		"		return !newer && asked\n",
 	}}},
+	{name: "an update in doubt that is to be held is posted", faults: "send to Slack|Slack: (cut|an answer)", setup: oneSQLite, kinds: "updated", edits: []edit{{
+		controllerDir + "followup.go",
+		"	case (doubted || unknown) && nr.Spec.OnAmbiguous == v1alpha1.AmbiguousHold:\n",
+		"	case !replaced && nr.Spec.OnAmbiguous == v1alpha1.AmbiguousHold:\n",
+	}}},
 	{name: "what Slack did not answer is posted again underneath", faults: "the way to Slack: cut", setup: oneSQLite, kinds: "incident", edits: []edit{{
 		"internal/delivery/slack.go",
 		"	if answer == nil {\n",

@@ -44,9 +44,8 @@ type message struct {
 
 // performance is what a channel did for one message.
 type performance struct {
-	times    int
-	keys     map[string]bool
-	replaced bool // it took another's place
+	times int
+	keys  map[string]bool
 }
 
 // history is all that happened in a run, from those who cannot be wrong about it.
@@ -313,7 +312,7 @@ func judgeMessage(o *obligation, m message, p performance, t *told, v violations
 		}
 	}
 	allowed, promise := 1, promiseHold
-	if o.onAmbiguous == v1alpha1.AmbiguousRetry || p.replaced { // a doubt about that is none
+	if o.onAmbiguous == v1alpha1.AmbiguousRetry {
 		allowed, promise = 2, promiseTwice
 	}
 	if p.times > allowed+asked {
