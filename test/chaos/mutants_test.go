@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -305,6 +306,7 @@ func (m mutant) run(t *testing.T, control *harness.ControlPlane, n int) (says st
 func (m mutant) test(t *testing.T) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-timeout", "3m", "-overlay", (sources{}).all(t, m.edits).overlay(t), "kubernaut.ai/notification/"+m.tests)
+	cmd.Env = append(os.Environ(), "RAPID_NOFAILFILE=true")
 	out, _ := cmd.CombinedOutput()
 	for line := range bytes.Lines(out) {
 		if name, ok := bytes.CutPrefix(line, []byte("--- FAIL: ")); ok {
