@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -78,6 +80,60 @@ func TestWhatHasExpiredIsProvenAllTheSame(t *testing.T) {
 		}
 		c.get("/api/v1/audit/log/proof/inclusion?event_id="+id(4)).want(t, 200)
 	})
+}
+
+// The script is the documentation's, for those who do not trust ours.
+func TestAnExportWithExpiredEventsIsCheckedWithPublicTools(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip(err)
+	}
+	page, err := os.ReadFile("../../docs/verify.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(page), "cat > check.py <<'EOF'\n")
+	script, _, _ = strings.Cut(script, "\nEOF\n")
+	_, c, _ := expiredLog(t, "sqlite:"+filepath.Join(t.TempDir(), "log.db"))
+	exported := c.get(exportPath).want(t, 200).body
+	event := func(n int) string { return strings.SplitAfter(exported, "\n")[n+1] }
+	changed := func(n int, edit func(string) string) string {
+		return strings.Replace(exported, event(n), edit(event(n)), 1)
+	}
+	const deleted, other = "event %d has not expired as it is here: it was changed, or deleted\n", "these events do not lead to the root that was signed\n"
+	place := func(line string) string { return line[strings.LastIndex(line, `,"leaf_hash"`):] }
+	for name, tt := range map[string]struct{ exported, want string }{
+		"as it is": {exported, "21 events lead to the root that was signed\n"},
+		"what remains was changed": {changed(4, func(l string) string {
+			return strings.Replace(l, "request-4", "request-5", 1)
+		}), fmt.Sprintf(deleted, 4)},
+		"deleted as if expired": {changed(5, func(l string) string {
+			return `{"event_type":"notification.message.sent","expired":true` + place(l)
+		}), fmt.Sprintf(deleted, 5)},
+		"deleted by what is no event": {changed(4, func(l string) string {
+			return `{"event_data":{"log_indices":[[4,4]],"remains":""},"event_type":"datastorage.events.expired","expired":true` + place(l)
+		}), fmt.Sprintf(deleted, 4)},
+		"one that has not expired": {changed(5, func(l string) string {
+			return strings.Replace(l, "request-5", "request-6", 1)
+		}), other},
+		"another leaf": {changed(4, func(l string) string {
+			return strings.TrimSuffix(l, place(l)) + place(event(6))
+		}), other},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, content := range map[string]string{"export.ndjson": tt.exported, "log.key": c.get("/api/v1/audit/log/key").want(t, 200).body} {
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.CommandContext(t.Context(), python, "-c", script, "export.ndjson", "log.key")
+			cmd.Dir = dir
+			if out, _ := cmd.CombinedOutput(); string(out) != tt.want {
+				t.Errorf("got %q, want %q", out, tt.want)
+			}
+		})
+	}
 }
 
 func TestAnArchiveMayHaveWhatHasExpiredSince(t *testing.T) {
