@@ -61,7 +61,8 @@ func Open(ctx context.Context, databaseURL string, unsafe bool) (datastorage.Sto
 // whose machine is gone, would keep all other replicas from it, the latter for as long
 // as the kernel believes in the connection: two hours on Linux, unless it is told
 // otherwise. While an answer is on its way to it, the first is not idle and the second
-// not probed, so that has a limit of its own.
+// not probed, so that has a limit of its own. No setting is for one that is stopped in
+// the middle of a COPY: the others then answer 503, and go on when it goes on or is gone.
 const settings = `SET plan_cache_mode = force_custom_plan;
 	SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off;
 	SET idle_in_transaction_session_timeout = '5s';
