@@ -135,26 +135,76 @@ func TestClientsThatSendSlowlyKeepNobodyOut(t *testing.T) {
 	grow(c, 0, 10)
 }
 
+// posted posts a batch without a connection.
+func posted(t *testing.T, api http.Handler, body, encoding string) *httptest.ResponseRecorder {
+	t.Helper()
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, batchPath, strings.NewReader(body))
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Encoding", encoding)
+	answer := httptest.NewRecorder()
+	api.ServeHTTP(answer, req)
+	return answer
+}
+
+func zipped(body string) string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = io.WriteString(w, body)
+	_ = w.Close()
+	return b.String()
+}
+
+// Checksums of the body tell of all that is damaged in gzip. What is damaged in JSON may
+// be another event, or the same one with other content.
+func TestABodyThatIsDamagedAtAnyBitHarmsNothing(t *testing.T) {
+	api := datastorage.NewAPI(storetest.OpenLog(t, openSQLite(t)), nil, logr.Discard())
+	whole := batch(event(0))
+	if code := posted(t, api, whole, "").Code; code != 201 {
+		t.Fatalf("the whole body got %d", code)
+	}
+	get := func() string {
+		answer := httptest.NewRecorder()
+		api.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/v1/audit/events/"+id(0), nil))
+		return answer.Body.String()
+	}
+	before := get()
+	for _, tt := range []struct {
+		encoding, body string
+		allowed        []int
+	}{
+		{"identity", whole, []int{201, 400, 409}},
+		{"gzip", zipped(whole), []int{201, 400}},
+	} {
+		for at := range tt.body {
+			if code := posted(t, api, tt.body[:at], tt.encoding).Code; code != 400 {
+				t.Errorf("%s: cut off after %d bytes it got %d", tt.encoding, at, code)
+			}
+			for bit := range 8 {
+				damaged := []byte(tt.body)
+				damaged[at] ^= 1 << bit
+				if code := posted(t, api, string(damaged), tt.encoding).Code; !slices.Contains(tt.allowed, code) {
+					t.Errorf("%s: with bit %d of byte %d flipped it got %d", tt.encoding, bit, at, code)
+				}
+			}
+		}
+	}
+	if after := get(); after != before {
+		t.Errorf("the event was %s and is %s", before, after)
+	}
+}
+
 func TestBodiesThatArriveTakeSoMuchMemoryAndNoMore(t *testing.T) {
 	api := datastorage.NewAPI(storetest.OpenLog(t, openSQLite(t)), nil, logr.Discard())
 	body := batch(event(0))
-	var zipped bytes.Buffer
-	w := gzip.NewWriter(&zipped)
-	_, _ = io.WriteString(w, body)
-	_ = w.Close()
 	post := func(body, encoding string) int {
-		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, batchPath, strings.NewReader(body))
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("Content-Encoding", encoding)
-		answer := httptest.NewRecorder()
-		api.ServeHTTP(answer, req)
+		answer := posted(t, api, body, encoding)
 		if answer.Code == 429 && answer.Header().Get("Retry-After") != "1" {
 			t.Errorf("Retry-After is %q", answer.Header().Get("Retry-After"))
 		}
 		return answer.Code
 	}
 	for _, encoding := range []string{"identity", "gzip"} {
-		sent := map[string]string{"identity": body, "gzip": zipped.String()}[encoding]
+		sent := map[string]string{"identity": body, "gzip": zipped(body)}[encoding]
 		for _, tt := range []struct {
 			room int
 			want []int
@@ -175,13 +225,7 @@ func TestABodyTakesItsShareUntilItIsStored(t *testing.T) {
 		return nil
 	}}
 	api := datastorage.NewAPI(storetest.OpenLog(t, store), nil, logr.Discard())
-	post := func(n int) int {
-		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, batchPath, strings.NewReader(batch(event(n))))
-		req.Header.Set("Content-Type", "application/json")
-		answer := httptest.NewRecorder()
-		api.ServeHTTP(answer, req)
-		return answer.Code
-	}
+	post := func(n int) int { return posted(t, api, batch(event(n)), "").Code }
 	api.LeaveRoom(int64(len(batch(event(0)))))
 	first := make(chan int)
 	go func() { first <- post(0) }()

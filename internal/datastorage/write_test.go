@@ -2,7 +2,6 @@ package datastorage_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -314,13 +313,6 @@ func TestMediaTypes(t *testing.T) {
 
 func TestGzip(t *testing.T) {
 	c := serve(t, openSQLite(t), nil)
-	zipped := func(body string) string {
-		var b bytes.Buffer
-		w := gzip.NewWriter(&b)
-		_, _ = io.Copy(w, strings.NewReader(body))
-		_ = w.Close()
-		return b.String()
-	}
 	good := zipped(batch(event(0)))
 	c.post(batchPath, good, "Content-Encoding", "gzip").want(t, 201)
 	c.post(batchPath, batch(event(0)), "Content-Encoding", "gzip").problem(t, 400, "invalid-request")
