@@ -64,6 +64,7 @@ type ChannelReference struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be the name of a namespace, such as platform: lower case letters, digits and '-', beginning and ending with a letter or a digit"
 	Namespace string `json:"namespace,omitempty"`
 }
 

@@ -25,6 +25,7 @@ const (
 	noDuration   = "must be a duration such as 500ms, 30s, 15m or 1h30m: whole numbers, each with ms, s, m or h"
 	badName      = "has a name that is empty, longer than 63 characters, or contains a NUL character"
 	noName       = "must be the name of a NotificationChannel, such as slack-alerts, or console: lower case letters, digits, '-' and '.', beginning and ending with a letter or a digit"
+	noNamespace  = "must be the name of a namespace, such as platform: lower case letters, digits and '-', beginning and ending with a letter or a digit"
 	noTime       = "must be a time such as 2026-12-24T18:00:00Z or 2026-12-24T19:00:00+01:00"
 	gained       = "cannot gain or lose a field, suspend excepted: create a new NotificationRequest instead"
 )
@@ -304,10 +305,14 @@ var requestRefusals = slices.Concat(
 		{path: "spec.acknowledge.within", value: "61m", at: "spec", want: "has an acknowledge.within longer than its deadline: raise deadline or lower acknowledge.within"},
 		{path: "spec.acknowledge.escalateTo", value: copies(9, "name", map[string]any{}), want: "Too many: 9: must have at most 8 items"},
 		{path: "spec.acknowledge.escalateTo[0].name", value: "Team A", want: noName, alone: true},
+		{path: "spec.acknowledge.escalateTo[0].namespace", value: "Team A", want: noNamespace, alone: true},
 		{path: "spec.acknowledge.escalateTo[0].name", value: "console", at: "spec.acknowledge.escalateTo[0]", want: "the channel console is built in and lives in no namespace: remove namespace"},
 		{path: "spec.acknowledge.escalateTo[0].name", value: "a", at: "spec", want: "has a channel in acknowledge.escalateTo that is among channels too: name it in one of them"},
 		{path: "spec.dedup.key", value: "a\x00b", want: "contains a NUL character: remove it"},
 		{path: "spec.channels[0].name", value: "a\x00b", want: noName, alone: true},
+		{path: "spec.channels[0].namespace", value: "Team A", want: noNamespace, alone: true},
+		{path: "spec.channels[0].namespace", value: "team.a", want: noNamespace, alone: true},
+		{path: "spec.channels[0].namespace", value: "team-", want: noNamespace, alone: true},
 		{path: "spec.channels[0].name", value: "slack_alerts", want: noName, alone: true},
 		{path: "spec.channels[0].name", value: "-slack", want: noName, alone: true},
 		{path: "spec.channels[0].name", value: "Team A", want: noName, alone: true},
@@ -703,6 +708,7 @@ var routeRefusals = slices.Concat(
 		{path: "spec.channels", value: []any{}, want: "should have at least 1 items"},
 		{path: "spec.channels", value: copies(18, "name", map[string]any{}), want: "Too many: 18: must have at most 16 items"},
 		{path: "spec.channels[0].name", value: "Team A", want: noName, alone: true},
+		{path: "spec.channels[0].namespace", value: "Team A", want: noNamespace, alone: true},
 		{path: "spec.channels[1].name", value: "a", at: "spec.channels[1]", want: `Duplicate value: {"name":"a"}`},
 		{path: "spec.channels[1].namespace", value: "team", at: "spec.channels[1]", want: "the channel console is built in and lives in no namespace: remove namespace"},
 		{path: "spec.timeZone", value: "Mars/Olympus", want: noZone},
