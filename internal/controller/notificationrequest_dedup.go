@@ -23,6 +23,11 @@ import (
 // wakes it, so this matters only where it vanished.
 const originalRecheck = 5 * time.Minute
 
+// doubtPatience is how long a write whose answer was lost may still be under way, or be
+// made without the cache knowing: the API server gives a request up after 60 seconds by
+// default, and a broken watch is tried again at least every 30.
+const doubtPatience = 2 * time.Minute
+
 // dedupGroup are the requests that repeat one another.
 type dedupGroup struct{ namespace, key string }
 
@@ -43,8 +48,12 @@ type dedup struct {
 	doubted map[dedupGroup]doubted
 }
 
-// doubted is a request, and the version of it that the write was made on, if it was.
-type doubted struct{ name, uid, version string }
+// doubted is a request, the version of it that the write was made on, if it was, and
+// since when the answer has been missing.
+type doubted struct {
+	name, uid, version string
+	since              time.Time
+}
 
 // open reports whether the doubt is still one where nr, or nil, was found in the cache.
 // A version after the one that was to be written shows what was written, if anything.
@@ -94,7 +103,14 @@ func (d *dedup) doubt(base *v1alpha1.NotificationRequest) {
 	if d.doubted == nil {
 		d.doubted = map[dedupGroup]doubted{}
 	}
-	d.doubted[groupOf(base)] = doubted{base.Name, string(base.UID), base.ResourceVersion}
+	d.doubted[groupOf(base)] = doubted{base.Name, string(base.UID), base.ResourceVersion, time.Now()}
+}
+
+// overdue reports whether the cache would show a write by now that is in doubt.
+func (d *dedup) overdue(group dedupGroup) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return time.Since(d.doubted[group].since) > doubtPatience
 }
 
 // inDoubt returns the request in doubt that nr has to wait for, zero for none.
@@ -212,8 +228,13 @@ func (r *NotificationRequestReconciler) claim(ctx context.Context, base, nr *v1a
 		resource := v1alpha1.SchemeGroupVersion.WithResource("notificationrequests").GroupResource()
 		return apierrors.NewConflict(resource, nr.Name, fmt.Errorf("the request %s was first", original.Name))
 	}
-	if err = write(); err != nil && !unwritten(err) {
+	switch err = write(); {
+	case err == nil:
+	case !unwritten(err):
 		r.dedup.doubt(base)
+	case r.dedup.overdue(groupOf(base)):
+		// The API server answers, so that the cache learns too, and may refuse it for ever.
+		r.settleDuplicates(client.ObjectKeyFromObject(base), nil)
 	}
 	return err
 }
@@ -278,7 +299,8 @@ func reached(status *v1alpha1.NotificationRequestStatus) bool {
 }
 
 // settleDuplicates has the requests looked at that wait because of a doubt about the
-// one of a name, which was found in the cache as nr, or was written where that is nil.
+// one of a name, which was found in the cache as nr. Where that is nil, it was written, or
+// has been refused for long enough.
 func (r *NotificationRequestReconciler) settleDuplicates(key types.NamespacedName, nr *v1alpha1.NotificationRequest) {
 	r.wakeAll(key.Namespace, r.dedup.settle(key, nr))
 }

@@ -226,6 +226,49 @@ func TestARequestThatMayNotBeWrittenStandsForNobody(t *testing.T) {
 	}
 }
 
+// The answer to a write is lost, and every later one is refused. Others wait as long as
+// the first may still be made, and no longer.
+func TestARequestThatMayNotBeWrittenAnyMoreStandsForNobody(t *testing.T) {
+	resource := v1alpha1.SchemeGroupVersion.WithResource("notificationrequests").GroupResource()
+	timeout, forbidden := error(apierrors.NewTimeoutError("no answer", 0)), error(apierrors.NewForbidden(resource, "order-7", errors.New("a policy says so")))
+	dedup := func(nr *v1alpha1.NotificationRequest) { nr.Spec.Dedup = v1alpha1.Dedup{Key: "k", Window: "10m"} }
+	object, calls := receiver(t, accept)
+	other := newRequest(dedup, func(nr *v1alpha1.NotificationRequest) { nr.Name, nr.UID = "other", "uid-of-other" })
+	other.CreationTimestamp = metav1.NewTime(time.Now())
+	b := newBench(t, newRequest(dedup), object, other)
+	first, second := b.key, client.ObjectKeyFromObject(other)
+	fail := func(err error) {
+		b.key = first
+		b.failNext.Store(&err)
+		if _, err := b.look(); err == nil {
+			t.Fatal("no error")
+		}
+		b.key = second
+	}
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+	t.Cleanup(queue.ShutDown)
+	if err := b.wake.start(t.Context(), queue); err != nil {
+		t.Fatal(err)
+	}
+	fail(timeout)
+	b.mustLook()
+	equal(t, "the other waits for", b.stored().Status.DuplicateOf.Name, first.Name)
+	fail(forbidden)
+	b.mustLook()
+	equal(t, "it waits at first for", b.stored().Status.DuplicateOf.Name, first.Name)
+	equal(t, "woken", queue.Len(), 0)
+
+	group := groupOf(other)
+	doubt := b.dedup.doubted[group]
+	doubt.since = doubt.since.Add(-doubtPatience)
+	b.dedup.doubted[group] = doubt
+	fail(forbidden)
+	equal(t, "woken", queue.Len(), 1)
+	b.send()
+	equal(t, "sent", calls.Load(), int32(1))
+	equal(t, "kept", len(b.dedup.doubted)+len(b.dedup.waiting), 0)
+}
+
 // A conflict leaves open whether something was written, until the cache has what the
 // write conflicted with.
 func TestAConflictThatSomebodyElseBroughtAboutHoldsUpNobody(t *testing.T) {
