@@ -103,7 +103,7 @@ func makeSynced(root *os.Root, directory string) error {
 func store(dir *os.Root, m *Message, content []byte) (stored []byte, err error) {
 	name := m.Key + ".json"
 	defer func() {
-		for attempt := int32(0); stored != nil && attempt <= m.Attempt; attempt++ {
+		for attempt := int32(1); stored != nil && attempt <= m.Attempt; attempt++ {
 			// Whose attempt is still writing finds what is stored.
 			_ = dir.Remove(temporary(m.Key, attempt))
 		}
