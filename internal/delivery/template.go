@@ -117,8 +117,8 @@ func execute(name, text string, limit int, data templateData) (string, error) {
 }
 
 // unknown is the end of an error about a name that there is not, as text/template
-// and inspect have it.
-var unknown = regexp.MustCompile(`( not defined| is not for these templates)$| in type .+$`)
+// and inspect have it. A text in the template may read like one.
+var unknown = regexp.MustCompile(`( not defined| is not for these templates)$| in type [\w.\[\]]+$`)
 
 // outOfRange is the end of an error about a link that the message does not have.
 var outOfRange = regexp.MustCompile(`index out of range(: \d+)?$`)

@@ -130,6 +130,7 @@ func TestATemplateThatFailsLeavesTheMessageAsItIs(t *testing.T) {
 		{Template{Body: "{{ range .Links }}{{ .Url }}{{ end }}"}, "can't evaluate field Url" + names, false},
 		{Template{Subject: "fine", Body: "{{ .Regarding.Name.First }}"}, "can't evaluate field First" + names, false},
 		{Template{Body: "{{ .Created.Unix }}"}, "can't evaluate field Unix" + names, false},
+		{Template{Body: `{{ truncate " in type " .Body }}`}, `expected integer; found " in type "`, false},
 		{Template{Body: `{{ truncate 0 .Body }}`}, "truncate needs a number of characters from 1", false},
 		{Template{Body: `{{ date "15:04" .Subject }}`}, "date needs a time such as 2026-03-01T12:30:00Z", false},
 		{Template{Body: `{{ (index .Links 5).URL }}`}, "index out of range: 5: the request has fewer, so ask with if or len before it", true},
