@@ -44,15 +44,18 @@ func (a *API) listEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := pagination{Limit: filter.Limit, Offset: filter.Offset, Total: page.Total, HasMore: page.Next != nil}
+	seen := 0
 	if n := len(page.Events); n > 0 {
-		// They may lie further back than events are counted.
-		out.Total = max(out.Total, int64(min(MaxTotal, filter.Offset+n)))
+		seen = filter.Offset + n
 	}
 	if page.Next != nil {
+		seen++ // Whoever pages by offset as far as total goes on.
 		// Fewer where they are large, which whoever pages by offset must know.
 		out.Limit = len(page.Events)
 		out.After = page.Next.String()
 	}
+	// They may lie further back than events are counted.
+	out.Total = max(out.Total, int64(min(MaxTotal, seen)))
 	last, err := json.Marshal(out)
 	if err != nil {
 		panic(err) // Numbers and texts always have a form.
