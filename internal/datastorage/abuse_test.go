@@ -242,6 +242,39 @@ func TestABodyTakesItsShareUntilItIsStored(t *testing.T) {
 	}
 }
 
+func TestABodyTakesItsShareAlsoWhenItsSenderWasToldToTryAgain(t *testing.T) {
+	key := storetest.NewKey(t)
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		log, err := datastorage.OpenLog(t.Context(), fakeStore{&memory{}, func(context.Context) error { <-goOn; return nil }}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer log.Close()
+		api := datastorage.NewAPI(log, nil, logr.Discard())
+		post := func(n int) int {
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, batchPath, strings.NewReader(batch(event(n))))
+			req.Header.Set("Content-Type", "application/json")
+			answer := httptest.NewRecorder()
+			api.ServeHTTP(answer, req)
+			return answer.Code
+		}
+		api.LeaveRoom(int64(2 * len(batch(event(0)))))
+		for n, want := range []int{503, 503, 429} { // one is stored, one queues, and one has no room
+			if code := post(n); code != want {
+				t.Errorf("body %d got %d while the database hangs, want %d", n, code, want)
+			}
+		}
+		close(goOn)
+		synctest.Wait()
+		for n := range 2 {
+			if code := post(n); code != http.StatusCreated {
+				t.Errorf("body %d got %d when the database goes on, want 201", n, code)
+			}
+		}
+	})
+}
+
 // stuck is a writer that takes nothing until it is told to.
 type stuck struct {
 	*httptest.ResponseRecorder

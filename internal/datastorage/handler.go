@@ -197,7 +197,12 @@ func (a *API) write(r *http.Request, parse func([]byte, salter) ([]Record, *Prob
 	if p != nil {
 		return nil, Outcome{}, p
 	}
-	defer free()
+	queued := false
+	defer func() {
+		if !queued {
+			free()
+		}
+	}()
 	select {
 	case a.writes <- struct{}{}:
 		defer func() { <-a.writes }()
@@ -213,7 +218,8 @@ func (a *API) write(r *http.Request, parse func([]byte, salter) ([]Record, *Prob
 	// has sent in full is stored all the same.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), storeTimeout)
 	defer cancel()
-	stored, err := a.events.Append(ctx, records)
+	queued = true
+	stored, err := a.events.append(ctx, records, free)
 	var conflict *ConflictError
 	switch {
 	case errors.As(err, &conflict):

@@ -50,7 +50,8 @@ type request struct {
 	// make, where it is set, makes the records of what the transaction sees, and
 	// adds what is to be changed besides.
 	make      func(ctx context.Context, known Known, add *Addition) ([]Record, error)
-	heartbeat bool // a new checkpoint is wanted in any case
+	heartbeat bool   // a new checkpoint is wanted in any case
+	done      func() // called when the records are stored or never will be; may be nil
 	answered  chan struct{}
 	outcome   Outcome // set, like err, before answered is closed
 	err       error
@@ -93,10 +94,15 @@ func (l *Log) Close() {
 func (l *Log) CheckWrite(ctx context.Context) error { return l.writer.CheckWrite(ctx) }
 
 // Append stores all the records or none of them, durably, and answers in their
-// order. It returns a *ConflictError
-// where an ID is known with other content.
+// order. It returns a *ConflictError where an ID is known with other content.
 func (l *Log) Append(ctx context.Context, records []Record) (Outcome, error) {
-	return l.ask(ctx, l.requests, &request{records: records})
+	return l.append(ctx, records, nil)
+}
+
+// append is as Append. It calls done when the records are stored or never will be,
+// which may be long after ctx has ended and it has returned.
+func (l *Log) append(ctx context.Context, records []Record, done func()) (Outcome, error) {
+	return l.ask(ctx, l.requests, &request{records: records, done: done})
 }
 
 // change stores what is made within the transaction.
@@ -107,12 +113,14 @@ func (l *Log) change(ctx context.Context, make func(context.Context, Known, *Add
 
 func (l *Log) ask(ctx context.Context, queue chan<- *request, r *request) (Outcome, error) {
 	if ctx.Err() != nil {
+		r.end()
 		return Outcome{}, context.Cause(ctx)
 	}
 	r.answered = make(chan struct{})
 	select {
 	case queue <- r:
 	case <-ctx.Done():
+		r.end()
 		return Outcome{}, context.Cause(ctx)
 	}
 	select {
@@ -188,10 +196,17 @@ func (l *Log) commit(ctx context.Context, batch []*request) {
 		l.tree = nil // What the database holds is seen at the next commit.
 	}
 	for _, r := range batch {
+		r.end()
 		if r.err == nil {
 			r.err = err
 		}
 		close(r.answered)
+	}
+}
+
+func (r *request) end() {
+	if r.done != nil {
+		r.done()
 	}
 }
 
