@@ -1,6 +1,8 @@
 package storetest
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -49,10 +51,56 @@ func testFilters(t *testing.T, s *datastorage.Log) {
 		equal(t, column, []int64{want}, indices(page))
 		equal(t, column+" total", int64(1), page.Total)
 	}
-	both := datastorage.Filter{Equal: map[string]string{"severity": "wanted", "namespace": "wanted"}}
-	equal(t, "two filters that no event passes", []int64{}, indices(mustQuery(t, s, both)))
 	absent := datastorage.Filter{Equal: map[string]string{"event_id": Record(999).Event.EventID.String()}}
 	equal(t, "an ID that is not there", []int64{}, indices(mustQuery(t, s, absent)))
+}
+
+// testCombinations has an event for each way in which columns can hold what most
+// events have, or something else.
+func testCombinations(t *testing.T, s *datastorage.Log) {
+	columns := datastorage.FilterColumns[1:] // all but the ID
+	value := func(column string, other bool) string {
+		if other {
+			return "other"
+		}
+		return cmp.Or(datastorage.Usual[column], "most")
+	}
+	var events []map[string]string
+	var records []datastorage.Record
+	for n := range 1 << len(columns) {
+		e := map[string]string{}
+		for i, column := range columns {
+			e[column] = value(column, n>>i&1 == 1)
+		}
+		events = append(events, e)
+		records = append(records, Record(n, func(r *audit.Event) {
+			r.EventType, r.EventCategory, r.EventOutcome = e["event_type"], e["event_category"], e["event_outcome"]
+			r.CorrelationID, r.Severity, r.ResourceID, r.Namespace = e["correlation_id"], e["severity"], e["resource_id"], e["namespace"]
+		}))
+	}
+	mustAppend(t, s, records...)
+	const first, last = 20, 120
+	filters := 1
+	for range columns {
+		filters *= 3
+	}
+	for n := 0; n < filters; n += 5 { // of three choices for each column, one in five
+		filter := datastorage.Filter{Equal: map[string]string{}, Since: records[first].Event.EventTimestamp, Until: records[last].Event.EventTimestamp}
+		for i, rest := 0, n; i < len(columns); i, rest = i+1, rest/3 {
+			if choice := rest % 3; choice > 0 {
+				filter.Equal[columns[i]] = value(columns[i], choice == 2)
+			}
+		}
+		want := []int64{}
+		for i := last; i >= first; i-- {
+			if !slices.ContainsFunc(columns, func(c string) bool { return filter.Equal[c] != "" && filter.Equal[c] != events[i][c] }) {
+				want = append(want, int64(i))
+			}
+		}
+		page := mustQuery(t, s, filter)
+		equal(t, fmt.Sprint(filter.Equal), want, indices(page))
+		equal(t, fmt.Sprint("total of ", filter.Equal), int64(len(want)), page.Total)
+	}
 }
 
 func testPages(t *testing.T, s *datastorage.Log) {

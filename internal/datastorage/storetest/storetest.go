@@ -98,6 +98,7 @@ func Run(t *testing.T, open func(t *testing.T) datastorage.Store) {
 		{"an append whose context has ended stores nothing", testCancelled},
 		{"events of any age are taken", testAges},
 		{"each filter selects its events", testFilters},
+		{"filters together select what passes each", testCombinations},
 		{"pages by cursor and by offset give every event once", testPages},
 		{"events of one instant come in reverse order of the log", testTies},
 		{"an event after the cursor's page does not shift the walk", testStableWalk},
