@@ -2,11 +2,13 @@ package postgres
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -157,5 +159,41 @@ func TestASessionEndsSoonAfterItsMachineIsGone(t *testing.T) {
 	}
 	if after := seconds[0] + seconds[1]*seconds[2]; after < 5 || after > 15 {
 		t.Errorf("it ends %d seconds after the last sign of life; want less than the 20 that others wait for the head", after)
+	}
+}
+
+func TestWhoeverReadsForLongKeepsNobodyFromWriting(t *testing.T) {
+	url := storetest.SharedPostgres(t).NewDatabase(t)
+	store, closeStore, err := Open(t.Context(), url, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = closeStore() }()
+	log := storetest.OpenLog(t, store)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), "BEGIN; LOCK TABLE audit_holds"); err != nil {
+		t.Fatal(err)
+	}
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	for range 100 {
+		readers.Go(func() { _, _ = store.Holds(ctx) })
+	}
+	for reading := 0; reading < 4; { // as many as there are connections on a small machine
+		if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE relation = 'audit_holds'::regclass AND NOT granted").Scan(&reading); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := log.Append(t.Context(), []datastorage.Record{storetest.Record(0)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.CheckWrite(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -119,7 +119,7 @@ func filled(t *testing.T, now time.Time) (*store, *recorder, *pgx.Conn) {
 	if _, err := conn.Exec(t.Context(), "VACUUM ANALYZE"); err != nil {
 		t.Fatal(err)
 	}
-	return &store{pool: pool}, asked, conn
+	return &store{pool: pool, writer: pool}, asked, conn
 }
 
 func TestEachFilterIsFollowedByItsIndexAlone(t *testing.T) {

@@ -25,9 +25,13 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
+// writers is how many connections nobody reads with: the log commits with one of
+// them, whatever else is under way, and the other probes or drops partitions.
+const writers = 2
+
 type store struct {
-	pool   *pgxpool.Pool
-	schema int64
+	pool, writer *pgxpool.Pool
+	schema       int64
 	// month is the partition that is known to be there.
 	month atomic.Pointer[string]
 }
@@ -46,12 +50,19 @@ func Open(ctx context.Context, databaseURL string, unsafe bool) (datastorage.Sto
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect: %w", err)
 	}
-	s := &store{pool: pool}
-	if err := s.migrate(ctx); err != nil {
+	config = config.Copy()
+	config.MinConns, config.MinIdleConns, config.MaxConns = 0, 0, writers
+	writer, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
 		pool.Close()
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("connect: %w", err)
 	}
-	return s, func() error { pool.Close(); return nil }, nil
+	s := &store{pool: pool, writer: writer}
+	closeBoth := func() error { pool.Close(); writer.Close(); return nil }
+	if err := s.migrate(ctx); err != nil {
+		return nil, nil, errors.Join(err, closeBoth())
+	}
+	return s, closeBoth, nil
 }
 
 // settings are those of each session. A plan that was cached while the table was
@@ -127,7 +138,7 @@ func schemaOf(db *sql.DB, options ...goose.ProviderOption) (*goose.Provider, err
 // included, queue for the lock on the head row, which is what makes the log
 // indices contiguous.
 func (s *store) Append(ctx context.Context, ids []uuid.UUID, plan func(datastorage.Known) (datastorage.Addition, error)) error {
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := s.writer.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("begin append: %w", err)
 	}
@@ -284,7 +295,7 @@ func expiresAt(r *datastorage.Record, recordedAt time.Time) any {
 // CheckWrite is as datastorage.Store says.
 func (s *store) CheckWrite(ctx context.Context) error {
 	var current int64
-	err := s.pool.QueryRow(ctx, `WITH probe AS (UPDATE write_probe SET probed_at = now())
+	err := s.writer.QueryRow(ctx, `WITH probe AS (UPDATE write_probe SET probed_at = now())
 		SELECT max(version_id) FROM goose_db_version`).Scan(&current)
 	if err != nil {
 		return fmt.Errorf("write probe: %w", err)

@@ -206,7 +206,7 @@ func addBodies(ctx context.Context, conn *pgxpool.Conn, events []datastorage.Sto
 // Reclaim is as datastorage.Writer says. It drops partitions that are empty while
 // nobody appends, and gives up at once where somebody reads for long.
 func (s *store) Reclaim(ctx context.Context, now time.Time) error {
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, s.writer, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '1s'; SELECT FROM audit_log_head FOR UPDATE"); err != nil {
 			return err
 		}
