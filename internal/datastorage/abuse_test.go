@@ -347,6 +347,25 @@ func TestEventsThatNobodyTakesTakeSoMuchMemoryAndNoMore(t *testing.T) {
 	})
 }
 
+func TestOfTheMemoryForEventsSomeIsKeptForSmallAnswers(t *testing.T) {
+	api := datastorage.NewAPI(storetest.OpenLog(t, openSQLite(t)), nil, logr.Discard())
+	large := with(event(1), "event_data", `{"a":"`+strings.Repeat("x", 64<<10)+`"}`)
+	if code := posted(t, api, batch(event(0), large), "").Code; code != http.StatusCreated {
+		t.Fatalf("got %d", code)
+	}
+	get := func(path string) int {
+		answer := httptest.NewRecorder()
+		api.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		return answer.Code
+	}
+	for _, tt := range []struct{ room, large int }{{datastorage.MaxPageBytes, 429}, {datastorage.MaxPageBytes + 66<<10, 200}} {
+		api.LeaveRoom(int64(tt.room))
+		if got, want := []int{get(eventsPath + "/" + id(0)), get(eventsPath + "/" + id(1)), get(eventsPath)}, []int{200, tt.large, tt.large}; !slices.Equal(got, want) {
+			t.Errorf("with room for %d bytes got %v, want %v", tt.room, got, want)
+		}
+	}
+}
+
 // endless counts what is read of it.
 type endless struct{ atomic.Int64 }
 

@@ -22,6 +22,10 @@ const (
 	// maxLeaving bounds the memory of events that clients have asked for and have yet
 	// to take.
 	maxLeaving = 8 * MaxPageBytes
+	// smallAnswer is one for which some of that is kept, so that whoever is slow to
+	// take large pages keeps nobody from looking at an incident.
+	smallAnswer  = 64 << 10
+	keptForSmall = MaxPageBytes
 )
 
 type pagination struct {
@@ -70,8 +74,12 @@ func (a *API) leave(w http.ResponseWriter, before string, events []Stored, after
 	for i := range events {
 		bytes += int64(len(events[i].Body))
 	}
+	room := int64(maxLeaving)
+	if bytes > smallAnswer {
+		room -= keptForSmall
+	}
 	defer a.leaving.Add(-bytes)
-	if a.leaving.Add(bytes) > maxLeaving {
+	if a.leaving.Add(bytes) > room {
 		retryable(tooManyRequests, "events that other clients are slow to take fill all the memory there is for them; send this request again later").write(w)
 		return
 	}
