@@ -347,20 +347,29 @@ func TestEventsThatNobodyTakesTakeSoMuchMemoryAndNoMore(t *testing.T) {
 	})
 }
 
-func TestOfTheMemoryForEventsSomeIsKeptForSmallAnswers(t *testing.T) {
+func TestOfTheMemoryForLargeOnesSomeIsKeptForSmallOnes(t *testing.T) {
 	api := datastorage.NewAPI(storetest.OpenLog(t, openSQLite(t)), nil, logr.Discard())
-	large := with(event(1), "event_data", `{"a":"`+strings.Repeat("x", 64<<10)+`"}`)
-	if code := posted(t, api, batch(event(0), large), "").Code; code != http.StatusCreated {
-		t.Fatalf("got %d", code)
+	large := func(n, size int) string {
+		return batch(with(event(n), "event_data", `{"a":"`+strings.Repeat("x", size)+`"}`))
+	}
+	for _, body := range []string{batch(event(0)), large(1, 64<<10)} {
+		if code := posted(t, api, body, "").Code; code != http.StatusCreated {
+			t.Fatalf("got %d", code)
+		}
 	}
 	get := func(path string) int {
 		answer := httptest.NewRecorder()
 		api.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
 		return answer.Code
 	}
-	for _, tt := range []struct{ room, large int }{{datastorage.MaxPageBytes, 429}, {datastorage.MaxPageBytes + 66<<10, 200}} {
+	const kept = 8 << 20
+	for _, tt := range []struct{ room, read, written int }{{kept, 429, 429}, {kept + 66<<10, 200, 429}, {kept + 2<<20, 200, 201}} {
 		api.LeaveRoom(int64(tt.room))
-		if got, want := []int{get(eventsPath + "/" + id(0)), get(eventsPath + "/" + id(1)), get(eventsPath)}, []int{200, tt.large, tt.large}; !slices.Equal(got, want) {
+		got := []int{
+			get(eventsPath + "/" + id(0)), get(eventsPath + "/" + id(1)),
+			posted(t, api, large(2, 1<<19), "").Code, posted(t, api, large(3, 1<<20), "").Code,
+		}
+		if want := []int{200, tt.read, 201, tt.written}; !slices.Equal(got, want) {
 			t.Errorf("with room for %d bytes got %v, want %v", tt.room, got, want)
 		}
 	}

@@ -10,10 +10,16 @@ import (
 	"sync/atomic"
 )
 
-// maxArriving bounds the memory of bodies from their first byte until what they hold
-// is stored, for which a few times as much is needed. It is not their number that is
-// bounded, or a few clients that are slow would keep out all others.
-const maxArriving = 64 << 20
+const (
+	// maxArriving bounds the memory of bodies from their first byte until what they hold
+	// is stored, for which a few times as much is needed. It is not their number that is
+	// bounded, or a few clients that are slow would keep out all others.
+	maxArriving = 64 << 20
+	// smallBody is one for which some of that is kept, so that a few clients that are
+	// slow with large ones keep out nobody who writes as most do.
+	smallBody    = 1 << 20
+	keptForSmall = 8 << 20
+)
 
 // readBody returns the body of a request, which counts among those under way until
 // free is called.
@@ -86,7 +92,11 @@ var errNoRoom = errors.New("no room for the body")
 func (s *share) Read(p []byte) (int, error) {
 	n, err := s.reader.Read(p)
 	s.bytes += int64(n)
-	if s.arriving.Add(int64(n)) > maxArriving {
+	room := int64(maxArriving)
+	if s.bytes > smallBody {
+		room -= keptForSmall
+	}
+	if s.arriving.Add(int64(n)) > room {
 		return n, errNoRoom
 	}
 	return n, err

@@ -24,8 +24,7 @@ const (
 	maxLeaving = 8 * MaxPageBytes
 	// smallAnswer is one for which some of that is kept, so that whoever is slow to
 	// take large pages keeps nobody from looking at an incident.
-	smallAnswer  = 64 << 10
-	keptForSmall = MaxPageBytes
+	smallAnswer = 64 << 10
 )
 
 type pagination struct {
