@@ -78,7 +78,7 @@ func TestTheEventsOfACorrelationIDAreVerified(t *testing.T) {
 			"UPDATE audit_bodies SET event = '{}' WHERE log_index = 297",
 			"UPDATE audit_events SET log_index = 9000 WHERE log_index = 9",
 		} {
-			change(t, databaseURL, sql)
+			storetest.Change(t, databaseURL, sql)
 		}
 		got = c.chain("incident")
 		reasons := map[int64]string{}
@@ -102,7 +102,7 @@ func TestTheEventsOfACorrelationIDAreVerified(t *testing.T) {
 		if got.IsValid || got.TotalEvents != 300 || len(got.TamperedEvents) != 5 || got.VerifiedEvents != 295 {
 			t.Errorf("got %d tampered, %d verified of %d", len(got.TamperedEvents), got.VerifiedEvents, got.TotalEvents)
 		}
-		change(t, databaseURL, "DELETE FROM audit_tiles")
+		storetest.Change(t, databaseURL, "DELETE FROM audit_tiles")
 		if got = c.chain("incident"); got.IsValid || got.VerifiedEvents != 0 || !strings.HasPrefix(got.TamperedEvents[0].Message, "it cannot be proven to be in the log") {
 			t.Errorf("without tiles: %d verified", got.VerifiedEvents)
 		}
@@ -125,7 +125,7 @@ func TestAChainBelievesNoKeyInTheDatabase(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		change(t, databaseURL, fmt.Sprintf("UPDATE audit_log_head SET checkpoint = '%s', verifier = '%s'", signed, other.Verifier()))
+		storetest.Change(t, databaseURL, fmt.Sprintf("UPDATE audit_log_head SET checkpoint = '%s', verifier = '%s'", signed, other.Verifier()))
 		c.post(chainPath, `{"correlation_id":"correlation-1"}`).problem(t, 500, "log-tampered")
 	})
 }

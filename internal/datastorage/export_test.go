@@ -129,7 +129,7 @@ func TestAnExportOfALogThatContradictsItselfIsMadeAllTheSame(t *testing.T) {
 	onBothBackends(t, func(t *testing.T, databaseURL string) {
 		c := serve(t, openURL(t, databaseURL), nil)
 		grow(c, 0, 10)
-		change(t, databaseURL, "UPDATE audit_bodies SET event = '[]' WHERE log_index = 7")
+		storetest.Change(t, databaseURL, "UPDATE audit_bodies SET event = '[]' WHERE log_index = 7")
 		out, err := verified(t, c.get(exportPath).want(t, 200).body)
 		if err == nil || !strings.Contains(out, "1. event 7 (it is no event): its bytes were changed") {
 			t.Errorf("%v\n%s", err, out)

@@ -2,7 +2,6 @@ package datastorage_test
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"net"
@@ -24,29 +23,6 @@ import (
 	"kubernaut.ai/notification/internal/datastorage/storetest"
 	"kubernaut.ai/notification/internal/ledger"
 )
-
-// connect connects to a database as its administrator.
-func connect(t *testing.T, databaseURL string) *sql.DB {
-	t.Helper()
-	driver, source := "pgx", databaseURL
-	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
-		driver, source = "sqlite", path
-	}
-	db, err := sql.Open(driver, source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
-
-// change does to a database what its administrator can.
-func change(t *testing.T, databaseURL, statement string) {
-	t.Helper()
-	if _, err := connect(t, databaseURL).Exec(statement); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestTheKeyIsMadeOnceAndSaidSo(t *testing.T) {
 	dir := t.TempDir()
@@ -152,7 +128,7 @@ func TestNothingIsAddedToALogThatContradictsItself(t *testing.T) {
 					t.Fatal(err)
 				}
 				log.Close()
-				change(t, databaseURL, statement)
+				storetest.Change(t, databaseURL, statement)
 				if _, err := datastorage.OpenLog(t.Context(), store, key); !errors.Is(err, datastorage.ErrTampered) {
 					t.Errorf("got %v, want %v", err, datastorage.ErrTampered)
 				}

@@ -233,7 +233,7 @@ func hold(t *testing.T, databaseURL string) (release func()) {
 		databaseURL += ".migrate"
 		statement = "BEGIN IMMEDIATE"
 	}
-	conn, err := connect(t, databaseURL).Conn(t.Context())
+	conn, err := storetest.Connect(t, databaseURL).Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +277,7 @@ func TestAServerWaitsWhileAnotherMigrates(t *testing.T) {
 // waitForPostgres returns once somebody asks for the lock of the migration.
 func waitForPostgres(t *testing.T, databaseURL string) {
 	t.Helper()
-	db := connect(t, databaseURL)
+	db := storetest.Connect(t, databaseURL)
 	for asking := 0; asking < 2; {
 		err := db.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()").Scan(&asking)
 		if err != nil {
@@ -296,7 +296,7 @@ func TestAClockThatIsSetLeavesTheLogWhole(t *testing.T) {
 		log.SetClock(func() time.Time { return clock })
 		next := 0
 		kept := func() (n int) {
-			if err := connect(t, databaseURL).QueryRow("SELECT count(*) FROM audit_checkpoints").Scan(&n); err != nil {
+			if err := storetest.Connect(t, databaseURL).QueryRow("SELECT count(*) FROM audit_checkpoints").Scan(&n); err != nil {
 				t.Fatal(err)
 			}
 			return n

@@ -31,7 +31,7 @@ func TestNothingThatRemainsOfAnEventCanBeChanged(t *testing.T) {
 				_, c, _ := expiredLogOf(t, databaseURL, size)
 				changes := remaining(databaseURL)
 				for n, columns := range changes {
-					change(t, databaseURL, fmt.Sprintf("UPDATE audit_events SET %s WHERE log_index = %d", columns, first+2*n))
+					storetest.Change(t, databaseURL, fmt.Sprintf("UPDATE audit_events SET %s WHERE log_index = %d", columns, first+2*n))
 				}
 				database, _ := verifiedDatabase(t, databaseURL)
 				export, _ := verified(t, c.get(exportPath).want(t, 200).body)
@@ -72,7 +72,7 @@ func TestTheLeafHashThatRemainsOfAnEventCannotBeChanged(t *testing.T) {
 				if strings.HasPrefix(databaseURL, "postgres") {
 					literal = `'\x` + hex.EncodeToString(hash[:]) + "'"
 				}
-				change(t, databaseURL, fmt.Sprintf("UPDATE audit_events SET leaf_hash = %s WHERE log_index = %d", literal, index))
+				storetest.Change(t, databaseURL, fmt.Sprintf("UPDATE audit_events SET leaf_hash = %s WHERE log_index = %d", literal, index))
 				want := fmt.Sprintf(" event %d (%s): its columns were changed: ", index, id(index))
 				if out, err := verifiedDatabase(t, databaseURL); err == nil || !strings.Contains(out, want) {
 					t.Errorf("the database: %v\n%s", err, out)

@@ -227,7 +227,7 @@ func TestNothingCanBePassedOffAsExpired(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			onBothBackends(t, func(t *testing.T, databaseURL string) {
 				_, c, _ := expiredLog(t, databaseURL)
-				change(t, databaseURL, tt.sql)
+				storetest.Change(t, databaseURL, tt.sql)
 				if out, err := verifiedDatabase(t, databaseURL); err == nil || !strings.Contains(out, tt.want) {
 					t.Errorf("the database: %v\n%s", err, out)
 				}
@@ -274,8 +274,8 @@ func TestNobodyElseCanTakeTheIDOfAnExpiry(t *testing.T) {
 func TestAChainBelievesNoChangedExpiry(t *testing.T) {
 	onBothBackends(t, func(t *testing.T, databaseURL string) {
 		_, c, _ := expiredLog(t, databaseURL)
-		change(t, databaseURL, "UPDATE audit_bodies SET event = REPLACE(CAST(event AS text), '[18,18]', '[18,19]') WHERE log_index = 20")
-		change(t, databaseURL, "DELETE FROM audit_bodies WHERE log_index = 19")
+		storetest.Change(t, databaseURL, "UPDATE audit_bodies SET event = REPLACE(CAST(event AS text), '[18,18]', '[18,19]') WHERE log_index = 20")
+		storetest.Change(t, databaseURL, "DELETE FROM audit_bodies WHERE log_index = 19")
 		if got := c.chain("incident"); got.IsValid || got.TamperedEvents[0].EventID != id(19) {
 			t.Errorf("%+v", got)
 		}
@@ -293,7 +293,7 @@ func TestBytesThatWerePutBackAndExpiredAgainAreTold(t *testing.T) {
 		if page.Events[0].LeafHash != r.LeafHash {
 			t.Fatal("the test has other bytes")
 		}
-		change(t, databaseURL, "INSERT INTO audit_bodies (log_index, recorded_at, expires_at, event) SELECT log_index, recorded_at, recorded_at, '"+string(r.Body)+"' FROM audit_events WHERE log_index = 6")
+		storetest.Change(t, databaseURL, "INSERT INTO audit_bodies (log_index, recorded_at, expires_at, event) SELECT log_index, recorded_at, recorded_at, '"+string(r.Body)+"' FROM audit_events WHERE log_index = 6")
 		if n, err := log.Expire(t.Context(), now, 0); n != 1 || err != nil {
 			t.Fatalf("expired %d, %v", n, err)
 		}
@@ -319,17 +319,17 @@ func TestAHoldCannotBeTakenAway(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		change(t, databaseURL, "INSERT INTO audit_holds SELECT correlation_id, 'none', 'nobody', recorded_at FROM audit_events WHERE log_index = 3")
+		storetest.Change(t, databaseURL, "INSERT INTO audit_holds SELECT correlation_id, 'none', 'nobody', recorded_at FROM audit_events WHERE log_index = 3")
 		if out, err := verifiedDatabase(t, databaseURL); err == nil || !strings.Contains(out, `the legal hold on "incident" was put into the database: no event has placed it`) {
 			t.Errorf("put in: %v\n%s", err, out)
 		}
-		change(t, databaseURL, "DELETE FROM audit_holds")
+		storetest.Change(t, databaseURL, "DELETE FROM audit_holds")
 		if _, err := log.PlaceHold(t.Context(), hold); err != nil {
 			t.Fatal(err)
 		}
 		gone := `the legal hold on "incident" was changed, or taken out of the database: event 25 placed it, and none has released it`
 		for _, sql := range []string{"UPDATE audit_holds SET reason = 'none'", "DELETE FROM audit_holds"} {
-			change(t, databaseURL, sql)
+			storetest.Change(t, databaseURL, sql)
 			if out, err := verifiedDatabase(t, databaseURL); err == nil || !strings.Contains(out, gone) {
 				t.Errorf("%s: %v\n%s", sql, err, out)
 			}
@@ -395,7 +395,7 @@ func TestWhatWasChangedDoesNotExpire(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			onBothBackends(t, func(t *testing.T, databaseURL string) {
 				log, c, now := expiredLog(t, databaseURL)
-				change(t, databaseURL, sql)
+				storetest.Change(t, databaseURL, sql)
 				days := int64(30)
 				if name == "time" {
 					days = 365
@@ -430,14 +430,14 @@ func TestWhatIsToBeKeptDoesNotExpire(t *testing.T) {
 		keeps := func(what string, n, want int) {
 			t.Helper()
 			for _, table := range []string{"audit_bodies", "audit_events"} {
-				change(t, databaseURL, fmt.Sprintf("UPDATE %s SET recorded_at = (SELECT recorded_at FROM audit_events WHERE log_index = 1) WHERE log_index = %d", table, n))
+				storetest.Change(t, databaseURL, fmt.Sprintf("UPDATE %s SET recorded_at = (SELECT recorded_at FROM audit_events WHERE log_index = 1) WHERE log_index = %d", table, n))
 			}
 			if got, err := log.Expire(t.Context(), now, 30); got != want || want == 0 && !errors.Is(err, datastorage.ErrTampered) {
 				t.Errorf("%s: expired %d, %v; want %d", what, got, err, want)
 			}
 		}
 		keeps("an event that cannot have been recorded so early", 21, 10)
-		change(t, databaseURL, "UPDATE audit_bodies SET expires_at = NULL WHERE log_index = 22")
+		storetest.Change(t, databaseURL, "UPDATE audit_bodies SET expires_at = NULL WHERE log_index = 22")
 		keeps("what the log says of itself", 22, 0)
 	})
 }
@@ -494,10 +494,10 @@ func TestTheServerLetsEventsExpireByItsPolicy(t *testing.T) {
 		if strings.HasPrefix(databaseURL, "postgres") {
 			older = "UPDATE %s SET recorded_at = recorded_at - interval '31 days'"
 			// The rows move to partitions that have to be there.
-			change(t, databaseURL, "CREATE TABLE older PARTITION OF audit_bodies FOR VALUES FROM ('2000-01-01') TO (date_trunc('month', now()))")
+			storetest.Change(t, databaseURL, "CREATE TABLE older PARTITION OF audit_bodies FOR VALUES FROM ('2000-01-01') TO (date_trunc('month', now()))")
 		}
-		change(t, databaseURL, fmt.Sprintf(older, "audit_events"))
-		change(t, databaseURL, fmt.Sprintf(older, "audit_bodies"))
+		storetest.Change(t, databaseURL, fmt.Sprintf(older, "audit_events"))
+		storetest.Change(t, databaseURL, fmt.Sprintf(older, "audit_bodies"))
 		s = start(t, databaseURL, edit)
 		if line := <-expired; !strings.Contains(line, `"events"=3`) {
 			t.Errorf("it says %s", line)

@@ -19,6 +19,7 @@ import (
 
 	"kubernaut.ai/notification/internal/audit"
 	"kubernaut.ai/notification/internal/datastorage"
+	"kubernaut.ai/notification/internal/datastorage/storetest"
 )
 
 func TestWriting(t *testing.T) {
@@ -164,7 +165,7 @@ func TestConflictNamesTheStoredEvent(t *testing.T) {
 			t.Errorf("single event: got %+v", p.Errors[0])
 		}
 		// Kept for a person are the contents that were refused, each once.
-		rows, err := connect(t, databaseURL).Query("SELECT event_id, event FROM audit_conflicts ORDER BY event_id")
+		rows, err := storetest.Connect(t, databaseURL).Query("SELECT event_id, event FROM audit_conflicts ORDER BY event_id")
 		if err != nil {
 			t.Fatal(err)
 		}

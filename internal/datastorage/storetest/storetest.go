@@ -4,9 +4,11 @@ package storetest
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -64,6 +66,31 @@ func OpenLog(tb testing.TB, store datastorage.Store) *datastorage.Log {
 	}
 	tb.Cleanup(log.Close)
 	return log
+}
+
+// Connect connects to a database as its administrator. The caller imports its driver.
+func Connect(tb testing.TB, databaseURL string) *sql.DB {
+	tb.Helper()
+	driver, source := "pgx", databaseURL
+	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
+		driver, source = "sqlite", path
+	}
+	db, err := sql.Open(driver, source)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// Change does to a database what its administrator can.
+func Change(tb testing.TB, databaseURL, statement string) {
+	tb.Helper()
+	db := Connect(tb, databaseURL)
+	defer db.Close() // One that somebody has open cannot be copied.
+	if _, err := db.ExecContext(tb.Context(), statement); err != nil {
+		tb.Fatal(err)
+	}
 }
 
 // NewKey makes a signing key.

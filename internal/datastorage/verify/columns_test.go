@@ -64,16 +64,8 @@ func findings(last int) map[string]string {
 // its last event, which is to be kept for 30 days.
 func recordOfAll(t *testing.T, databaseURL string) (last int) {
 	t.Helper()
-	scheme, _, _ := strings.Cut(databaseURL, ":")
-	store, closeStore, err := openers[scheme](t.Context(), databaseURL, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := closeStore(); err != nil {
-			t.Error(err)
-		}
-	}()
+	store, closeStore := open(t, databaseURL)
+	defer closeStore()
 	key := storetest.NewKey(t)
 	for _, some := range [][]datastorage.Record{records(0, half), records(half, full)} {
 		log, err := datastorage.OpenLog(t.Context(), store, key)
@@ -160,7 +152,7 @@ func TestAByteInAnyColumnOfTheSchemaIsFoundAndNamed(t *testing.T) {
 			}
 		}
 		whole("untouched")
-		db := connect(t, databaseURL)
+		db := storetest.Connect(t, databaseURL)
 		for _, name := range columns(t, db, strings.HasPrefix(databaseURL, "postgres")) {
 			if harmless[name] || name == "audit_log_head.id" { // which a constraint keeps
 				continue

@@ -180,16 +180,8 @@ func (r *expiring) Rows(ctx context.Context, from, to int64, limit int) ([]datas
 
 func TestEventsMayExpireMeanwhile(t *testing.T) {
 	onBothBackends(t, func(t *testing.T, databaseURL string) {
-		scheme, _, _ := strings.Cut(databaseURL, ":")
-		store, closeStore, err := openers[scheme](t.Context(), databaseURL, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			if err := closeStore(); err != nil {
-				t.Error(err)
-			}
-		}()
+		store, closeStore := open(t, databaseURL)
+		defer closeStore()
 		now := time.Now()
 		past := &storetest.At{Store: store, Time: now.Add(-2 * storetest.Day)}
 		log := storetest.OpenLog(t, past)
@@ -202,12 +194,13 @@ func TestEventsMayExpireMeanwhile(t *testing.T) {
 				t.Errorf("expired %d, %v", n, err)
 			}
 		})
-		open := func(ctx context.Context, url string) (datastorage.Reader, func() error, error) {
+		scheme, _, _ := strings.Cut(databaseURL, ":")
+		openReader := func(ctx context.Context, url string) (datastorage.Reader, func() error, error) {
 			reader, closeReader, err := readers[scheme](ctx, url)
 			return &expiring{reader, expire}, closeReader, err
 		}
 		var out bytes.Buffer
-		err = verify.Main(t.Context(), []string{"--database-url", databaseURL}, &out, io.Discard, map[string]datastorage.ReadOpener{scheme: open})
+		err := verify.Main(t.Context(), []string{"--database-url", databaseURL}, &out, io.Discard, map[string]datastorage.ReadOpener{scheme: openReader})
 		// That it was recorded at another time than the checkpoints were signed is true.
 		if got := strings.Count(out.String(), "its recorded_at was changed"); err == nil || err.Error() != fmt.Sprintf("verification ended with findings: %d", got) {
 			t.Errorf("%v\n%s", err, &out)
@@ -228,7 +221,7 @@ func TestTilesOfUpperLevelsAreCompared(t *testing.T) {
 		{"DELETE FROM audit_tiles WHERE level = 1", "1. tile 0 of level 1 is missing: it was deleted\n"},
 		{"UPDATE audit_bodies SET event = '{}' WHERE log_index >= 20000", "event 20000 (" + eventID(20000) + "): its bytes were changed"}, // too many to keep
 	} {
-		change(t, url, tt.sql)
+		storetest.Change(t, url, tt.sql)
 		if out, err := run(t, "--database-url", url); err == nil || !strings.Contains(out, tt.want) {
 			t.Errorf("%s: %v\n%s", tt.sql, err, out)
 		}
@@ -239,10 +232,10 @@ func TestTilesOfUpperLevelsAreCompared(t *testing.T) {
 func TestASecondEventOfAnIndexIsFoundWhereverItStands(t *testing.T) {
 	url, key := storetest.SharedPostgres(t).NewDatabase(t), storetest.NewKey(t)
 	record(t, url, key, records(0, 1100)...)
-	change(t, url, "ALTER TABLE audit_events DROP CONSTRAINT audit_events_pkey; ALTER TABLE audit_bodies DROP CONSTRAINT audit_bodies_pkey")
+	storetest.Change(t, url, "ALTER TABLE audit_events DROP CONSTRAINT audit_events_pkey; ALTER TABLE audit_bodies DROP CONSTRAINT audit_bodies_pkey")
 	for _, index := range []int{0, 500, 998, 999, 1000, 1099} {
 		tampered := copied(t, url)
-		change(t, tampered, dialect{postgres: true}.row(index, storetest.Record(5000)))
+		storetest.Change(t, tampered, dialect{postgres: true}.row(index, storetest.Record(5000)))
 		out, err := run(t, "--database-url", tampered)
 		if err == nil || !strings.Contains(out, "it was put in: another event has its index") {
 			t.Errorf("index %d: %v\n%s", index, err, out)
@@ -266,7 +259,7 @@ func TestOfMissingEventsNoCheckpointIsAccused(t *testing.T) {
 		}
 		for _, gone := range [][2]int{{0, 0}, {0, 6}, {3, 3}, {7, 21}, {1, 28}, {28, 28}, {20, 29}, {29, 29}, {0, 29}} {
 			url := copied(t, databaseURL)
-			change(t, url, fmt.Sprintf("DELETE FROM audit_events WHERE log_index BETWEEN %d AND %d", gone[0], gone[1]))
+			storetest.Change(t, url, fmt.Sprintf("DELETE FROM audit_events WHERE log_index BETWEEN %d AND %d", gone[0], gone[1]))
 			want := fmt.Sprintf("1. the events %d to %d are missing: they were deleted\n", gone[0], gone[1])
 			if gone[0] == gone[1] {
 				want = fmt.Sprintf("1. event %d is missing: it was deleted\n", gone[0])

@@ -2,7 +2,6 @@ package verify_test
 
 import (
 	"bytes"
-	"database/sql"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -36,20 +35,27 @@ func run(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// record appends events to the log of a database, closes it, and returns the last
-// checkpoint. Opening a log keeps a checkpoint of the size that it has then.
-func record(t *testing.T, databaseURL string, key *ledger.Key, records ...datastorage.Record) string {
+// open opens a database until the second result is called.
+func open(t *testing.T, databaseURL string) (datastorage.Store, func()) {
 	t.Helper()
 	scheme, _, _ := strings.Cut(databaseURL, ":")
 	store, closeStore, err := openers[scheme](t.Context(), databaseURL, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	return store, func() {
 		if err := closeStore(); err != nil {
 			t.Error(err)
 		}
-	}()
+	}
+}
+
+// record appends events to the log of a database, closes it, and returns the last
+// checkpoint. Opening a log keeps a checkpoint of the size that it has then.
+func record(t *testing.T, databaseURL string, key *ledger.Key, records ...datastorage.Record) string {
+	t.Helper()
+	store, closeStore := open(t, databaseURL)
+	defer closeStore()
 	log, err := datastorage.OpenLog(t.Context(), store, key)
 	if err != nil {
 		t.Fatal(err)
@@ -190,31 +196,6 @@ func (d dialect) tile(n int, hash ledger.Hash) string {
 		return fmt.Sprintf("UPDATE audit_tiles SET hashes = overlay(hashes placing %s from %d) WHERE level = 0 AND tile_index = %d;", d.bytes(hash[:]), at+1, n/ledger.TileWidth)
 	}
 	return fmt.Sprintf("UPDATE audit_tiles SET hashes = CAST(substr(hashes, 1, %d) || %s || substr(hashes, %d) AS BLOB) WHERE level = 0 AND tile_index = %d;", at, d.bytes(hash[:]), at+len(hash)+1, n/ledger.TileWidth)
-}
-
-// connect connects to a database as its administrator.
-func connect(t *testing.T, databaseURL string) *sql.DB {
-	t.Helper()
-	driver, source := "pgx", databaseURL
-	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
-		driver, source = "sqlite", path
-	}
-	db, err := sql.Open(driver, source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
-
-// change does to a database what its administrator can.
-func change(t *testing.T, databaseURL, statement string) {
-	t.Helper()
-	db := connect(t, databaseURL)
-	defer db.Close() // A database that somebody has open cannot be copied.
-	if _, err := db.ExecContext(t.Context(), statement); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // eventID is that of the n-th event.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"kubernaut.ai/notification/internal/datastorage/storetest"
 	"kubernaut.ai/notification/internal/ledger"
 )
 
@@ -127,7 +128,7 @@ func TestWhatWasDoneToADatabaseIsFoundAndNamed(t *testing.T) {
 		for _, tt := range append(append(columnChanges(d), eventChanges(d)...), ledgerChanges(d, e)...) {
 			t.Run(tt.name, func(t *testing.T) {
 				url := copied(t, e.url)
-				change(t, url, tt.sql)
+				storetest.Change(t, url, tt.sql)
 				got, err := run(t, "--database-url", url)
 				if err == nil || !strings.Contains(got, tt.want) || !strings.Contains(err.Error(), "verification ended with findings: ") {
 					t.Errorf("%v\n%s\nwant %s", err, got, tt.want)
