@@ -252,13 +252,7 @@ func TestABodyTakesItsShareAlsoWhenItsSenderWasToldToTryAgain(t *testing.T) {
 		}
 		defer log.Close()
 		api := datastorage.NewAPI(log, nil, logr.Discard())
-		post := func(n int) int {
-			req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, batchPath, strings.NewReader(batch(event(n))))
-			req.Header.Set("Content-Type", "application/json")
-			answer := httptest.NewRecorder()
-			api.ServeHTTP(answer, req)
-			return answer.Code
-		}
+		post := func(n int) int { return posted(t, api, batch(event(n)), "").Code }
 		api.LeaveRoom(int64(2 * len(batch(event(0)))))
 		for n, want := range []int{503, 503, 429} { // one is stored, one queues, and one has no room
 			if code := post(n); code != want {

@@ -68,21 +68,27 @@ func holdHead(t *testing.T, url string) *os.Process {
 	return cmd.Process
 }
 
+// opened is a store that is closed when the test ends.
+func opened(t *testing.T, url string) *store {
+	t.Helper()
+	s, closeStore, err := Open(t.Context(), url, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := closeStore(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s.(*store)
+}
+
 func TestWhoeverEndsOrStopsWithTheHeadOfTheLogKeepsNobodyFromIt(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGSTOP} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			url := storetest.SharedPostgres(t).NewDatabase(t)
-			store, closeStore, err := Open(t.Context(), url, false)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := closeStore(); err != nil {
-					t.Error(err)
-				}
-			})
-			log := storetest.OpenLog(t, store)
+			log := storetest.OpenLog(t, opened(t, url))
 			conn, err := pgx.Connect(t.Context(), url)
 			if err != nil {
 				t.Fatal(err)
@@ -114,12 +120,7 @@ func TestWhoeverEndsOrStopsWithTheHeadOfTheLogKeepsNobodyFromIt(t *testing.T) {
 
 func TestWhoeverTakesNoAnswerKeepsNobodyFromTheHeadOfTheLog(t *testing.T) {
 	server := harness.StartPostgres(t)
-	store, closeStore, err := Open(t.Context(), server.URL(), false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = closeStore() }()
-	log := storetest.OpenLog(t, store)
+	log := storetest.OpenLog(t, opened(t, server.URL()))
 	holder, err := pgx.Connect(t.Context(), server.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -141,18 +142,14 @@ func TestWhoeverTakesNoAnswerKeepsNobodyFromTheHeadOfTheLog(t *testing.T) {
 
 func TestASessionEndsSoonAfterItsMachineIsGone(t *testing.T) {
 	server := harness.StartPostgres(t)
-	opened, closeStore, err := Open(t.Context(), server.URL(), false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = closeStore() }()
 	var texts [3]string
-	if err := opened.(*store).pool.QueryRow(t.Context(), "SELECT current_setting('tcp_keepalives_idle'), current_setting('tcp_keepalives_interval'), current_setting('tcp_keepalives_count')").
+	if err := opened(t, server.URL()).writer.QueryRow(t.Context(), "SELECT current_setting('tcp_keepalives_idle'), current_setting('tcp_keepalives_interval'), current_setting('tcp_keepalives_count')").
 		Scan(&texts[0], &texts[1], &texts[2]); err != nil {
 		t.Fatal(err)
 	}
 	var seconds [3]int
 	for i, text := range texts {
+		var err error
 		if seconds[i], err = strconv.Atoi(text); err != nil {
 			t.Fatal(err)
 		}
@@ -164,11 +161,7 @@ func TestASessionEndsSoonAfterItsMachineIsGone(t *testing.T) {
 
 func TestWhoeverReadsForLongKeepsNobodyFromWriting(t *testing.T) {
 	url := storetest.SharedPostgres(t).NewDatabase(t)
-	store, closeStore, err := Open(t.Context(), url, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = closeStore() }()
+	store := opened(t, url)
 	log := storetest.OpenLog(t, store)
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
@@ -185,7 +178,7 @@ func TestWhoeverReadsForLongKeepsNobodyFromWriting(t *testing.T) {
 	for range 100 {
 		readers.Go(func() { _, _ = store.Holds(ctx) })
 	}
-	for reading := 0; reading < 4; { // as many as there are connections on a small machine
+	for reading := int32(0); reading < store.pool.Config().MaxConns; {
 		if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE relation = 'audit_holds'::regclass AND NOT granted").Scan(&reading); err != nil {
 			t.Fatal(err)
 		}

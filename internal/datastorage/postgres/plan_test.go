@@ -86,16 +86,7 @@ func explain(t *testing.T, conn *pgx.Conn, q pgx.QueuedQuery, generic bool) stri
 func filled(t *testing.T, now time.Time) (*store, *recorder, *pgx.Conn) {
 	t.Helper()
 	url := storetest.SharedPostgres(t).NewDatabase(t)
-	plain, closeStore, err := Open(t.Context(), url, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := closeStore(); err != nil {
-			t.Error(err)
-		}
-	})
-	storetest.Fill(t, plain, now)
+	storetest.Fill(t, opened(t, url), now)
 
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
